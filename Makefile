@@ -1,0 +1,51 @@
+# The only tools needed: GNU make, Python >= 3.11 with pip. Everything else goes into $(VENV).
+
+PYTHON ?= python3
+VENV   ?= .venv
+# Which build of vLLM: auto (vllm with a fitting NVIDIA GPU, else cpu), vllm or cpu.
+ENGINE ?= auto
+# make demo ONCE=1 stops after the answers; PORT=9000 takes 9000, 9001, 9002; NODES=1 starts one.
+ONCE   ?=
+PORT   ?=
+NODES  ?=
+
+SETUP = $(PYTHON) scripts/setup_env.py --venv $(VENV) --extras
+RUN   = $(VENV)/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help demo setup test test-quick lint format clean
+
+help: ## show this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## three nodes with a real model on this machine, until Ctrl-C (ONCE=1: only the answers)
+	@$(SETUP) demo,$(ENGINE)
+	@$(RUN) scripts/get_model.py
+	@$(RUN) scripts/demo.py $(if $(filter-out 0,$(ONCE)),--once) $(if $(PORT),--port $(PORT)) $(if $(NODES),--nodes $(NODES))
+
+setup: ## the environment for developing, with vLLM and the demo's model
+	@$(SETUP) dev,demo,$(ENGINE)
+	@$(RUN) scripts/get_model.py
+
+test: setup lint ## set up and run all tests, those with real vLLM too
+	@SHOAL_TEST_REAL=required $(RUN) -m pytest
+
+test-quick: ## lint, types and all tests without vLLM (under 5 minutes)
+	@$(SETUP) dev
+	@$(MAKE) --no-print-directory lint
+	@$(RUN) -m pytest tests/unit tests/scenarios tests/conformance
+
+lint: ## style and types, in an environment that `make setup` or a test made
+	@$(RUN) -m ruff check
+	@$(RUN) -m ruff format --check
+	@$(RUN) -m mypy
+	@MYPYPATH=scripts $(RUN) -m mypy scripts/*.py
+
+format: ## bring the code into the project's style
+	@$(SETUP) dev
+	@$(RUN) -m ruff check --fix
+	@$(RUN) -m ruff format
+
+clean: ## remove the environment and what tools left; the model stays in the user's cache
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

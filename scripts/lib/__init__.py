@@ -1,0 +1,1 @@
+"""Parts of the set-up and of the demo. Not part of the installed package."""
