@@ -1,0 +1,270 @@
+"""What must hold between settings. Pure: a configuration in, findings out."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from shoal.config.engine_args import RESERVED_ENVIRONMENT, reserved
+from shoal.config.errors import SettingPath, printable, shorten, spell
+from shoal.config.hosts import is_loopback
+from shoal.config.timers import INEQUALITIES, seconds
+
+if TYPE_CHECKING:
+    from shoal.config.schema import Config, Model, Node
+
+SECRET_VARIABLE = "SHOAL_SECRET"
+_MEANT_FOR_OWN_ENGINES = ("engines_per_node", "gpus_per_engine", "share_gpus", "nodes", "args", "env")
+_GPU_SETTINGS = ("engine", "nodes", "engines_per_node", "gpus_per_engine", "share_gpus")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A rule that is broken.
+
+    Attributes:
+        message: what is wrong and what would be right; names the settings itself.
+        paths: settings to show it at; the first that the file gives is taken.
+        reads: further settings the rule looked at, with all that is in them. If one of these or of `paths` is
+            wrong itself, the finding may be only a consequence and is not told.
+    """
+
+    message: str
+    paths: tuple[SettingPath, ...]
+    reads: tuple[SettingPath, ...] = ()
+
+
+class RulesError(ValueError):
+    """A configuration breaks rules between its settings."""
+
+    def __init__(self, broken: tuple[Finding, ...]) -> None:
+        self.findings = broken
+        super().__init__("; ".join(f.message for f in broken))
+
+
+def findings(config: Config) -> Iterator[Finding]:
+    """Yield every rule that `config` breaks."""
+    yield from _nodes(config)
+    yield from _models(config)
+    for path, model in config.located_models():
+        yield from _engine_kind(path, model)
+        yield from _model_nodes(config, path, model)
+        yield from _own_settings(path, model)
+    yield from _gpus(config)
+    yield from _engine_ports(config)
+    yield from _timers(config)
+
+
+def serving_findings(config: Config) -> Iterator[Finding]:
+    """Yield what does not make the file wrong, but must be settled before its cluster may start.
+
+    Without a secret anyone who reaches a node could join the cluster, so only loopback goes without. Names
+    are not resolved: what they mean may change after the check.
+    """
+    if config.cluster.secret is not None:
+        return
+    for i, node in enumerate(config.nodes):
+        key, shown = ("host", node.host) if not is_loopback(node.host) else ("bind", node.bind or "")
+        if shown and not is_loopback(shown):
+            yield Finding(
+                f"node {node.name} can be reached from other machines ({key} {shown}), so the cluster needs "
+                "a secret to start: make one with `openssl rand -hex 32` and give every node the same, as "
+                f"environment variable {SECRET_VARIABLE} or as `cluster.secret`",
+                (("nodes", i, key),),
+                (("cluster", "secret"),),
+            )
+            return
+
+
+def _nodes(config: Config) -> Iterator[Finding]:
+    seen: dict[str, int] = {}
+    for i, node in enumerate(config.nodes):
+        first = seen.setdefault(node.name.lower(), i)
+        if first != i:
+            yield Finding(
+                f"nodes[{i}] and nodes[{first}] are both {node.name}; each node needs a host:port of its own",
+                (("nodes", i, "port"), ("nodes", i, "host")),
+                (
+                    ("nodes", first, "host"),
+                    ("nodes", first, "port"),
+                    ("nodes", i, "host"),
+                    ("nodes", i, "port"),
+                ),
+            )
+
+
+def _models(config: Config) -> Iterator[Finding]:
+    both: tuple[SettingPath, ...] = (("models",), ("model",))
+    if config.model is not None and config.several:
+        yield Finding("give either `model` (one) or `models` (a list of several), not both", both)
+    if not config.models:
+        yield Finding(
+            "there is no model; give `model` with its `path`, or a list of several as `models`", both
+        )
+    seen: dict[str, SettingPath] = {}
+    for path, model in config.located_models():
+        first = seen.setdefault(model.name, path) if model.name else path
+        if first != path:
+            yield Finding(
+                f'{spell(path)} and {spell(first)} are both called "{printable(shorten(model.name))}"; '
+                "give each a `name` of its own",
+                ((*path, "name"), (*path, "path")),
+                ((*first, "name"), (*first, "path"), (*path, "path")),
+            )
+    started = [m for m in config.models if m.engine != "external"]
+    if started and not any(n.role == "serve" for n in config.nodes):
+        yield Finding(
+            "no node has the role serve, so no engine would ever run; give one `role: serve`",
+            (("nodes", 0, "role"),),
+            (*_of_nodes(config, "role"), *((*path, "engine") for path, _ in config.located_models())),
+        )
+
+
+def _engine_kind(path: SettingPath, model: Model) -> Iterator[Finding]:
+    kind: SettingPath = (*path, "engine")
+    where = spell(path)
+    if model.engine == "external":
+        if not model.addresses:
+            yield Finding(
+                f"{where} has engine external, so it needs `addresses`: a list of `- url: http://host:port`",
+                ((*path, "addresses"), kind),
+            )
+        for name in _MEANT_FOR_OWN_ENGINES:
+            if getattr(model, name) != type(model).model_fields[name].default:
+                yield Finding(
+                    f"`{where}.{name}` has no effect on external engines: Shoal does not start them",
+                    ((*path, name),),
+                    (kind,),
+                )
+    else:
+        if model.path is None:
+            yield Finding(
+                f"{where} needs a `path`: the model's directory or its id on a hub",
+                (path, kind),
+                ((*path, "path"),),
+            )
+        if model.addresses:
+            yield Finding(
+                f"`{where}.addresses` is only for external engines; remove it, or write `engine: external`",
+                ((*path, "addresses"),),
+                (kind,),
+            )
+    if not model.name and (model.engine == "external" or model.path is not None):
+        yield Finding(
+            f"{where} needs a `name`, the one clients ask for",
+            ((*path, "path"), path),
+            ((*path, "name"),),
+        )
+    seen: set[str] = set()
+    for i, address in enumerate(model.addresses):
+        if address.url in seen:
+            yield Finding(
+                f"{address.url} is there twice in {where}.addresses", ((*path, "addresses", i, "url"),)
+            )
+        seen.add(address.url)
+
+
+def _model_nodes(config: Config, path: SettingPath, model: Model) -> Iterator[Finding]:
+    if model.nodes is None or model.engine == "external":
+        return
+    known = [n.name for n in config.nodes]
+    reads = (*_of_nodes(config, "host", "port", "role"), (*path, "engine"))
+    named: list[Node] = []
+    for i, name in enumerate(model.nodes):
+        at = (*path, "nodes", i)
+        node = config.node(name)
+        if node is None:
+            close = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {close[0]}?" if close else f"the nodes are {shorten(', '.join(known), 200)}"
+            yield Finding(
+                f'`{spell(at)}` is "{printable(shorten(name))}", which is no node; {hint}', (at,), reads
+            )
+        elif node.role == "gateway":
+            yield Finding(f"`{spell(at)}` is {name}, a gateway, which runs no engines", (at,), reads)
+        else:
+            named.append(node)
+    if len(named) == len(model.nodes) and all(n.role == "standby" for n in named):
+        yield Finding(
+            f"`{spell(path)}.nodes` names standby nodes only, so nothing would serve the model; "
+            "name a node with the role serve",
+            ((*path, "nodes"),),
+            reads,
+        )
+
+
+def _own_settings(path: SettingPath, model: Model) -> Iterator[Finding]:
+    """Refuse engine arguments and variables that Shoal sets itself."""
+    if model.engine == "external":
+        return
+    reads = ((*path, "engine"),)
+    for below, reason in reserved(model.args, model.engine):
+        at = (*path, "args", *below)
+        yield Finding(f"`{spell(at)}`: {reason}", (at,), reads)
+    for name in model.env:
+        if name in RESERVED_ENVIRONMENT:
+            at = (*path, "env", name)
+            yield Finding(f"`{spell(at)}` cannot be set here: {RESERVED_ENVIRONMENT[name]}", (at,), reads)
+
+
+def _gpus(config: Config) -> Iterator[Finding]:
+    """Find nodes whose own list of GPUs is too short for what the models ask for on them."""
+    for i, node in enumerate(config.nodes):
+        if not node.gpus or node.role == "gateway":
+            continue
+        asking = [
+            (path, model, (model.engines_per_node or 1) * model.gpus_per_engine)
+            for path, model in config.located_models()
+            if node in config.nodes_of(model) and model.gpus_per_engine and not model.share_gpus
+        ]
+        need = sum(count for _, _, count in asking)
+        if need > len(node.gpus):
+            who = ", ".join(f"{model.name} {count}" for _, model, count in asking)
+            yield Finding(
+                f"node {node.name} has {len(node.gpus)} GPUs in `gpus`, its models ask for {need} "
+                f"({shorten(who)}); "
+                "lower `gpus_per_engine` or `engines_per_node`, or allow sharing with `share_gpus: true`",
+                (("nodes", i, "gpus"),),
+                (
+                    *_of_nodes(config, "host", "port", "role"),
+                    *((*path, key) for path, _ in config.located_models() for key in _GPU_SETTINGS),
+                ),
+            )
+
+
+def _engine_ports(config: Config) -> Iterator[Finding]:
+    first, last = config.engines.ports
+    at: SettingPath = ("engines", "ports")
+    if first > last:
+        yield Finding(
+            f"`engines.ports` is [{first}, {last}]; the first port must not be above the last", (at,)
+        )
+    for i, node in enumerate(config.nodes):
+        if first <= node.port <= last:
+            yield Finding(
+                f"`nodes[{i}].port` is {node.port}, which is among the engines' ports "
+                f"(`engines.ports` {first} to {last}); move one of them",
+                (("nodes", i, "port"), at),
+                (at,),
+            )
+
+
+def _timers(config: Config) -> Iterator[Finding]:
+    for rule in INEQUALITIES:
+        if rule.holds(config):
+            continue
+        left, right = rule.sides(config)
+        bound = ("more than" if rule.strict else "at least") if rule.upwards else "less than"
+        bound = "at most" if not rule.upwards and not rule.strict else bound
+        yield Finding(
+            f"`{spell(rule.left)}` is {seconds(left)}; it must be {bound} {rule.right}, which is "
+            f"{seconds(right)}, or {rule.reason}",
+            (rule.left, *rule.settings),
+            rule.settings,
+        )
+
+
+def _of_nodes(config: Config, *keys: str) -> list[SettingPath]:
+    """Return the paths of these settings of all nodes."""
+    return [("nodes", i, key) for i in range(len(config.nodes)) for key in keys]

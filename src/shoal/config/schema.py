@@ -1,0 +1,398 @@
+"""The configuration: every section and setting, with its type, default, bounds and meaning.
+
+This is the one place that says so; the messages of `shoal config check`, the JSON Schema and the
+documentation are made from it. What holds between settings is in `shoal.config.rules` and
+`shoal.config.timers`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+
+from shoal.config import rules
+from shoal.config.base import (
+    Entries,
+    Line,
+    LocalPath,
+    Seconds,
+    Section,
+    bytes_between,
+    distinct,
+    known_words,
+    single_line,
+    surroundings,
+)
+from shoal.config.errors import SettingPath
+from shoal.config.hosts import check_bind, check_host
+from shoal.config.model import Address, EngineKind, Model, Placement, PolicyName
+
+__all__ = [
+    "Address",
+    "Cluster",
+    "Communication",
+    "Config",
+    "EngineKind",
+    "Engines",
+    "Gateway",
+    "Logging",
+    "Model",
+    "Node",
+    "Placement",
+    "PolicyName",
+    "Recovery",
+    "Role",
+    "Routing",
+]
+
+Role = Literal["serve", "standby", "gateway"]
+Port = Annotated[int, Field(ge=1, le=65535)]
+EnginePort = Annotated[int, Field(ge=1024, le=65535)]  # vLLM refuses lower ones
+
+_KIB, _MIB, _GIB = 1024, 1024**2, 1024**3
+_MOST_WORKERS = 256
+_MOST_AUTO_WORKERS = 4
+_LATER_PROTOCOLS = {"udp": "0.4", "rabbitmq": "0.4", "kafka": "0.4"}
+
+
+class Node(Section):
+    """One machine's Shoal process."""
+
+    host: Annotated[Line, AfterValidator(check_host)] = Field(
+        description="IP address or name that the other nodes and the clients reach the machine at."
+    )
+    port: Port = Field(default=8000, description="TCP port of the gateway and UDP port of the heartbeats.")
+    weight: float = Field(default=1.0, gt=0, le=1e6, description="Share of work relative to the other nodes.")
+    role: Role = Field(
+        default="serve",
+        description="serve: runs engines. standby: takes over for a lost node. gateway: runs none, only "
+        "routes.",
+    )
+    bind: Annotated[Line, AfterValidator(check_bind)] | None = Field(
+        default=None,
+        description="Address to listen on where it differs from host (NAT, cloud); 0.0.0.0 for all.",
+    )
+    gpus: Annotated[Entries[Annotated[int, Field(ge=0, le=1023)]], AfterValidator(distinct)] | None = Field(
+        default=None, description="Indices of the GPUs the node may use. By default all; [] for none."
+    )
+
+    @property
+    def name(self) -> str:
+        """``host:port``, the node's identity."""
+        return f"{self.host}:{self.port}"
+
+
+class Communication(Section):
+    """How nodes talk to each other."""
+
+    protocol: Literal["tcp"] = Field(
+        default="tcp", description="tcp. udp, rabbitmq and kafka come with Shoal 0.4."
+    )
+    timeout: Seconds = Field(
+        default=30.0,
+        gt=0,
+        le=3600,
+        description="Seconds without progress after which a request to another node has failed. More than "
+        "gateway.connect_timeout.",
+    )
+
+    @field_validator("protocol", mode="before")
+    @classmethod
+    def _later_protocols(cls, value: Any) -> Any:
+        return known_words(value, _LATER_PROTOCOLS, "tcp")
+
+
+class Cluster(Section):
+    """Who belongs to the cluster, and how the loss of a node is noticed."""
+
+    name: str = Field(
+        default="shoal",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$",
+        description="Nodes only listen to nodes of a cluster of the same name. Letters, digits, _ . and -.",
+    )
+    secret: Annotated[str, Field(min_length=16, max_length=1024), AfterValidator(single_line)] | None = Field(
+        default=None,
+        repr=False,
+        description="Proves that a node belongs to the cluster; at least 16 characters, the same on every "
+        "node. By default the environment variable SHOAL_SECRET. Only a cluster on loopback "
+        "starts without one.",
+    )
+    heartbeat_interval: Seconds = Field(
+        default=0.5, ge=0.05, le=60, description="Seconds between two heartbeats of a node. From 0.05 to 60."
+    )
+    suspect_after: int = Field(
+        default=3,
+        ge=2,
+        le=100,
+        description="Heartbeats missed before a node is suspected. At least 2: one gets lost.",
+    )
+    confirm_timeout: Seconds = Field(
+        default=0.4,
+        gt=0,
+        le=60,
+        description="Seconds for other nodes and a TCP probe to confirm a suspicion; then the node is dead. "
+        "At most heartbeat_interval x suspect_after.",
+    )
+    leave_after: Seconds = Field(
+        default=300.0,
+        gt=0,
+        le=604800,
+        description="Seconds after which a dead node that is not in this file is forgotten. More than "
+        "heartbeat_interval x suspect_after + confirm_timeout.",
+    )
+
+    @property
+    def detection_time(self) -> float:
+        """Longest time in seconds from a node's loss until the others know."""
+        return self.heartbeat_interval * self.suspect_after + self.confirm_timeout
+
+
+def _number_or_auto(value: Any) -> Any:
+    is_number = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MOST_WORKERS
+    if value != "auto" and not is_number:
+        raise ValueError(f"it must be a whole number from 1 to {_MOST_WORKERS}, or auto")
+    return value
+
+
+class Gateway(Section):
+    """The HTTP front of each node."""
+
+    workers: Annotated[
+        Annotated[int, Field(ge=1, le=_MOST_WORKERS)] | Literal["auto"], BeforeValidator(_number_or_auto)
+    ] = Field(default="auto", description="Processes that pass requests on. auto: half the cores, at most 4.")
+    max_body: Annotated[int, *bytes_between(_KIB, 64 * _GIB)] = Field(
+        default=64 * _MIB, description="Largest request body, in bytes or as 64MiB."
+    )
+    max_header: Annotated[int, *bytes_between(_KIB, 16 * _MIB)] = Field(
+        default=64 * _KIB, description="Largest request head, in bytes or as 64KiB."
+    )
+    connect_timeout: Seconds = Field(
+        default=1.0,
+        gt=0,
+        le=60,
+        description="Seconds to connect to an engine before another one is tried. Less than "
+        "communication.timeout.",
+    )
+    idle_timeout: Seconds = Field(
+        default=75.0,
+        gt=0,
+        le=86400,
+        description="Seconds a client's connection may stay open without a request.",
+    )
+    header_timeout: Seconds = Field(
+        default=20.0, gt=0, le=3600, description="Seconds in which a request head must arrive completely."
+    )
+    keepalive: int = Field(
+        default=256, ge=0, le=65536, description="Idle connections that a worker keeps to each engine."
+    )
+    max_attempts: int = Field(
+        default=3, ge=1, le=100, description="Engines tried for one request before the client gets an error."
+    )
+
+    def worker_count(self, cores: int | None = None) -> int:
+        """Return the number of workers on a machine with `cores` processor cores (default: this one)."""
+        if self.workers != "auto":
+            return self.workers
+        return min(_MOST_AUTO_WORKERS, max(1, (cores or os.cpu_count() or 1) // 2))
+
+
+class Engines(Section):
+    """How engines are started and watched."""
+
+    python: LocalPath | None = Field(
+        default=None,
+        description="Python interpreter that vLLM is installed in. By default the one Shoal runs in.",
+    )
+    ports: Annotated[tuple[EnginePort, EnginePort], Field(strict=False)] = Field(
+        default=(20000, 20999),
+        description="First and last port that engines may listen on; no node's own port is among them.",
+    )
+    start_timeout: Seconds = Field(
+        default=900.0,
+        gt=0,
+        le=86400,
+        description="Seconds until an engine must be ready, or its start has failed. More than "
+        "probe_interval and probe_timeout.",
+    )
+    probe_interval: Seconds = Field(
+        default=1.0,
+        ge=0.05,
+        le=300,
+        description="Seconds between two probes of an engine. Less than start_timeout.",
+    )
+    probe_timeout: Seconds = Field(
+        default=5.0,
+        gt=0,
+        le=300,
+        description="Seconds for an engine to answer a probe. Less than start_timeout.",
+    )
+    log_max_size: Annotated[int, *bytes_between(64 * _KIB, 64 * _GIB)] = Field(
+        default=20 * _MIB, description="Size at which an engine's log file is rotated, in bytes or as 20MiB."
+    )
+    log_files: int = Field(
+        default=3, ge=1, le=1000, description="Log files kept per engine, the current one included."
+    )
+
+    @field_validator("ports", mode="before")
+    @classmethod
+    def _two_ports(cls, value: Any) -> Any:
+        if not isinstance(value, list | tuple) or len(value) != 2:
+            raise ValueError("it must be the first and the last port, as in [20000, 20999]")
+        return value
+
+
+class Recovery(Section):
+    """What happens after an engine ended, and when a node stops."""
+
+    restart_delay: Seconds = Field(
+        default=1.0,
+        ge=0,
+        le=3600,
+        description="Seconds before the first restart of an engine; doubles with each further one. At most "
+        "restart_delay_max.",
+    )
+    restart_delay_max: Seconds = Field(
+        default=60.0,
+        gt=0,
+        le=86400,
+        description="Longest time in seconds before a restart. At least restart_delay.",
+    )
+    healthy_after: Seconds = Field(
+        default=120.0,
+        gt=0,
+        le=86400,
+        description="Seconds an engine must be ready before its restarts are forgotten. More than "
+        "engines.probe_interval.",
+    )
+    drain_timeout: Seconds = Field(
+        default=30.0,
+        ge=0,
+        le=86400,
+        description="Seconds for running requests to finish when a node is stopped.",
+    )
+
+
+class Routing(Section):
+    """How an engine is picked for a request."""
+
+    policy: PolicyName = Field(
+        default="least_connections",
+        description="round_robin: in turn. weighted_round_robin: in turn, by weight. least_connections: the "
+        "one with the fewest open requests for its weight.",
+    )
+
+
+class Logging(Section):
+    """What `shoal serve` prints."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least severity shown."
+    )
+    format: Literal["auto", "text", "json"] = Field(
+        default="auto", description="text for people, json for machines. auto: text."
+    )
+
+
+class Config(Section):
+    """The whole configuration of a cluster, the same on every node.
+
+    Raises pydantic's `ValidationError` where a setting or a rule between settings is broken. Programs use
+    `shoal.config.load`, which knows the file and tells people what is wrong with it.
+    """
+
+    nodes: Entries[Node] = Field(min_length=1, description="The machines of the cluster.")
+    model: Model | None = Field(default=None, description="The model, where there is only one.")
+    several: Entries[Model] = Field(
+        default=(), alias="models", description="The models, where there are several. In place of model."
+    )
+    communication: Communication = Field(default=Communication(), description="How nodes talk to each other.")
+    cluster: Cluster = Field(default=Cluster(), description="Membership and failure detection.")
+    gateway: Gateway = Field(default=Gateway(), description="The HTTP front of each node.")
+    engines: Engines = Field(default=Engines(), description="How engines are started and watched.")
+    recovery: Recovery = Field(default=Recovery(), description="Restarts and graceful stop.")
+    routing: Routing = Field(default=Routing(), description="How an engine is picked for a request.")
+    logging: Logging = Field(default=Logging(), description="What `shoal serve` prints.")
+    state_dir: Path = Field(
+        default=Path(),  # stands for "not given"; the validator below puts the real one
+        validate_default=True,
+        description="Directory for logs, sockets and records, one folder per node in it. By default "
+        "$XDG_STATE_HOME/shoal, or ~/.local/state/shoal.",
+    )
+
+    @field_validator("state_dir", mode="before")
+    @classmethod
+    def _resolve_state_dir(cls, value: Any, info: ValidationInfo) -> Any:
+        around = surroundings(info)
+        if value is None or value == Path():
+            return around.default_state_dir()
+        if not isinstance(value, str):
+            return value
+        if not value.strip() or not value.isprintable():
+            raise ValueError("it must be the path of a directory")
+        return around.base / around.expand(value)
+
+    @model_validator(mode="after")
+    def _obey_rules(self) -> Self:
+        findings = tuple(rules.findings(self))
+        if findings:
+            raise rules.RulesError(findings)
+        return self
+
+    @property
+    def models(self) -> tuple[Model, ...]:
+        """The models, whichever form the file uses."""
+        return (self.model,) if self.model is not None else self.several
+
+    def located_models(self) -> Iterator[tuple[SettingPath, Model]]:
+        """Yield the models, each with where the file has it: ``("model",)`` or ``("models", i)``."""
+        if self.model is not None:
+            yield ("model",), self.model
+        for i, model in enumerate(self.several):
+            yield ("models", i), model
+
+    def node(self, name: str) -> Node | None:
+        """Return the node called `name` (``host:port``), or None."""
+        return next((n for n in self.nodes if n.name == name), None)
+
+    def nodes_of(self, model: Model) -> tuple[Node, ...]:
+        """Return the nodes that run engines of `model`: those it names, or all with the role serve."""
+        if model.engine == "external":
+            return ()
+        if model.nodes is None:
+            return tuple(n for n in self.nodes if n.role == "serve")
+        return tuple(n for n in self.nodes if n.name in model.nodes)
+
+    def state_dir_of(self, node_name: str) -> Path:
+        """Return the directory of the state of the node `node_name` (``host:port``, in the file or not)."""
+        host, _, port = node_name.rpartition(":")
+        return self.state_dir / f"{host}_{port}".replace("/", "_")
+
+    def agreed_hash(self) -> str:
+        """Return 16 hex characters that are equal on nodes whose configurations fit together.
+
+        They cover the set of nodes, the models, the cluster, communication and routing. Secrets and keys are
+        left out, the order of nodes, models and keys does not matter.
+        """
+        agreed = {
+            "nodes": sorted(n.name for n in self.nodes),
+            "models": sorted(
+                (_comparable(m) for m in self.models),
+                key=lambda m: str(m["name"]),
+            ),
+            "cluster": self.cluster.model_dump(exclude={"secret"}),
+            "communication": self.communication.model_dump(),
+            "routing": self.routing.model_dump(),
+        }
+        text = json.dumps(agreed, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _comparable(model: Model) -> dict[str, Any]:
+    dumped = model.model_dump(exclude={"addresses": {"__all__": {"api_key"}}})
+    return dumped | {"nodes": sorted(model.nodes) if model.nodes else None}
