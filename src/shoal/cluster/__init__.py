@@ -1,0 +1,1 @@
+"""Membership without a head: wire format, failure detector, view."""

@@ -1,0 +1,53 @@
+"""What changed between two reports of a member, in sentences. Load is not a change. No I/O."""
+
+from __future__ import annotations
+
+from shoal.cluster.addresses import format_address
+from shoal.cluster.view import EngineReport, NodeReport, full_id
+
+
+def report_changes(old: NodeReport, new: NodeReport) -> list[str]:
+    """Return a sentence for everything that matters to routing or to people and differs; none for load numbers."""
+    name = new.name
+    sentences = []
+    if old.draining != new.draining:
+        sentences.append(
+            f"node {name} {'drains: it takes no new work' if new.draining else 'takes work again'}"
+        )
+    if old.role != new.role:
+        sentences.append(f"node {name} has the role {new.role} now (was {old.role})")
+    before = {engine.id: engine for engine in old.engines}
+    for engine in new.engines:
+        sentences += _engine_changes(full_id(name, engine.id), before.pop(engine.id, None), engine)
+    sentences += [f"engine {full_id(name, gone)} is gone" for gone in before]
+    return sentences
+
+
+def _engine_changes(name: str, old: EngineReport | None, new: EngineReport) -> list[str]:
+    detail = f": {new.detail}" if new.detail else ""
+    if old is None:
+        return [f"engine {name} is there, {new.state}{detail}"]
+    if old.state is not new.state:
+        return [f"engine {name} is {new.state} (was {old.state}){detail}"]
+    if (old.host, old.port) != (new.host, new.port):
+        return [f"engine {name} is at {format_address((new.host, new.port))} now"]
+    if (old.served, old.max_model_len) != (new.served, new.max_model_len):
+        return [f"engine {name} serves {', '.join(new.served) or 'nothing'} now"]
+    if (old.weight, old.model, old.kind) != (new.weight, new.model, new.kind):
+        return [f"engine {name} was reconfigured: {new.kind}, model {new.model}, weight {new.weight:g}"]
+    return []
+
+
+def disagreements(mine: NodeReport, theirs: NodeReport) -> list[str]:
+    """Return a sentence for each thing that all nodes of a cluster should share and these two do not."""
+    sentences = []
+    if mine.config_hash and theirs.config_hash and mine.config_hash != theirs.config_hash:
+        sentences.append(
+            f"configuration differs: {theirs.name} has {theirs.config_hash}, this node {mine.config_hash}: "
+            "compare `shoal config show` on both"
+        )
+    if mine.version != theirs.version:
+        sentences.append(
+            f"versions differ: {theirs.name} runs Shoal {theirs.version}, this node {mine.version}"
+        )
+    return sentences
