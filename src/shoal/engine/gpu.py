@@ -1,0 +1,87 @@
+"""The machine's GPUs, as NVIDIA's management library (NVML) tells them. It needs the driver and nothing of CUDA."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import pynvml
+
+
+class Gpu(msgspec.Struct, frozen=True, kw_only=True):
+    """One GPU.
+
+    Attributes:
+        index: NVML's index, in the order of PCI buses.
+        uuid: ``GPU-...``, the same after every restart.
+        name: of the product.
+        total: memory in bytes; None on chips that share the machine's memory.
+        free: memory in bytes that nobody uses now; None likewise.
+    """
+
+    index: int
+    uuid: str
+    name: str
+    total: int | None
+    free: int | None
+
+
+def list_gpus() -> tuple[Gpu, ...]:
+    """Return all GPUs of the machine in order of index; none without NVIDIA's driver.
+
+    The first call may take seconds while the driver wakes the GPUs: call it in a thread.
+    """
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return ()
+    try:
+        return tuple(_gpu(index) for index in range(pynvml.nvmlDeviceGetCount()))
+    except pynvml.NVMLError:
+        return ()
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def visible(gpus: Sequence[Gpu], cuda_visible_devices: str | None) -> tuple[Gpu, ...]:
+    """Return those of `gpus` that a ``CUDA_VISIBLE_DEVICES`` leaves, which NVML does not look at.
+
+    A batch system or a container gives a program its share of a machine in this way.
+
+    Args:
+        gpus: what NVML lists.
+        cuda_visible_devices: the variable's value, indices in the order of PCI buses or beginnings of UUIDs; None if
+            it is not set. As for CUDA, the list ends at the first entry that names no GPU.
+    """
+    if cuda_visible_devices is None:
+        return tuple(gpus)
+    chosen: list[Gpu] = []
+    for entry in cuda_visible_devices.split(","):
+        name = entry.strip()
+        found = [gpu for gpu in gpus if name and (str(gpu.index) == name or gpu.uuid.startswith(name))]
+        by_index = [gpu for gpu in found if str(gpu.index) == name]
+        if not found:
+            break
+        chosen.append((by_index or found)[0])
+    return tuple(chosen)
+
+
+def _gpu(index: int) -> Gpu:
+    handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+    total = free = None
+    try:
+        memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+        total, free = int(memory.total), int(memory.free)
+    except pynvml.NVMLError_NotSupported:
+        pass  # Grace and Jetson: the memory is the machine's
+    return Gpu(
+        index=index,
+        uuid=_text(pynvml.nvmlDeviceGetUUID(handle)),
+        name=_text(pynvml.nvmlDeviceGetName(handle)),
+        total=total,
+        free=free,
+    )
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value

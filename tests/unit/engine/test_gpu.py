@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pynvml
+import pytest
+
+from shoal.engine.gpu import Gpu, list_gpus, visible
+
+GIB = 1024**3
+GPUS = tuple(
+    Gpu(index=n, uuid=f"GPU-{'abc'[n]}0-1234", name="NVIDIA H200", total=141 * GIB, free=140 * GIB)
+    for n in range(3)
+)
+
+
+class Nvml:
+    """NVML of a machine with two GPUs, the second of which shares the machine's memory."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.open = 0
+        for name in ("nvmlInit", "nvmlShutdown"):
+            monkeypatch.setattr(pynvml, name, getattr(self, name))
+        monkeypatch.setattr(pynvml, "nvmlDeviceGetCount", lambda: 2)
+        monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByIndex", lambda index: index)
+        monkeypatch.setattr(pynvml, "nvmlDeviceGetUUID", lambda handle: f"GPU-{handle}")
+        monkeypatch.setattr(pynvml, "nvmlDeviceGetName", lambda handle: b"old" if handle else "new")
+        monkeypatch.setattr(pynvml, "nvmlDeviceGetMemoryInfo", self.memory)
+
+    def nvmlInit(self) -> None:  # noqa: N802
+        self.open += 1
+
+    def nvmlShutdown(self) -> None:  # noqa: N802
+        self.open -= 1
+
+    def memory(self, handle: int) -> SimpleNamespace:
+        if handle == 1:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+        return SimpleNamespace(total=80 * GIB, free=79 * GIB)
+
+
+def test_gpus_are_listed_as_nvml_tells_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml = Nvml(monkeypatch)
+    assert list_gpus() == (
+        Gpu(index=0, uuid="GPU-0", name="new", total=80 * GIB, free=79 * GIB),
+        Gpu(index=1, uuid="GPU-1", name="old", total=None, free=None),
+    )
+    assert nvml.open == 0
+
+
+def test_a_driver_that_fails_on_the_way_means_no_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml = Nvml(monkeypatch)
+
+    def lost() -> int:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_GPU_IS_LOST)
+
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetCount", lost)
+    assert list_gpus() == ()
+    assert nvml.open == 0
+
+
+def test_a_machine_without_a_driver_has_no_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+
+    monkeypatch.setattr(pynvml, "nvmlInit", missing)
+    assert list_gpus() == ()
+
+
+@pytest.mark.parametrize(
+    ("value", "indices"),
+    [
+        (None, [0, 1, 2]),
+        ("", []),
+        ("1", [1]),
+        ("2,0", [2, 0]),
+        (" 2 , 0 ", [2, 0]),
+        ("GPU-b0", [1]),
+        ("GPU-c0-1234,0", [2, 0]),
+        ("0,7,1", [0]),
+        ("-1", []),
+        ("NoDevFiles", []),
+    ],
+)
+def test_a_share_of_the_machine_is_respected(value: str | None, indices: list[int]) -> None:
+    assert [gpu.index for gpu in visible(GPUS, value)] == indices
