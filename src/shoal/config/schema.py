@@ -98,8 +98,8 @@ class Communication(Section):
         default=30.0,
         gt=0,
         le=3600,
-        description="Seconds without progress after which a request to another node has failed. More than "
-        "gateway.connect_timeout.",
+        description="Seconds without progress after which a request to another node has failed: no byte came, and the "
+        "engine answers no probes either. More than gateway.connect_timeout.",
     )
 
     @field_validator("protocol", mode="before")

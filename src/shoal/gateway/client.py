@@ -1,0 +1,281 @@
+"""The client's side of the gateway: one HTTP/1.1 connection, answered in order.
+
+`RequestReader` says what the requests are; this is about when they are answered, and about time and back-pressure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+from shoal.gateway.counters import Cell
+from shoal.gateway.dispatch import dispatch
+from shoal.gateway.exchange import Exchange
+from shoal.gateway.reader import RequestReader
+from shoal.gateway.request import Request
+from shoal.gateway.responses import CONTINUE, Answer, error
+
+if TYPE_CHECKING:
+    from shoal.gateway.context import Gateway
+
+_MAX_AHEAD = 64 * 1024  # bytes of pipelined requests taken in while one is being answered
+_LINGER = 2.0  # s a refused client gets to read its answer before the connection is cut
+_DRAIN_GRACE = 1.0  # s an idle connection stays open in a drain: a request may be on its way
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: no time for an orderly end
+_NEVER = float("inf")
+
+
+class Phase(IntEnum):
+    """What a connection is waiting for."""
+
+    IDLE = 0  # a request
+    HEAD = 1  # the rest of a request head
+    BODY = 2  # the rest of a request body
+    ANSWER = 3  # an engine
+    ENDING = 4  # the client to read its last answer
+
+
+_IDLE, _HEAD, _BODY, _ANSWER, _ENDING = Phase  # an enum's attributes cost a little each time
+
+
+class ClientConnection(asyncio.Protocol):
+    """A connection from a client.
+
+    Args:
+        gateway: the worker's shared state.
+    """
+
+    __slots__ = (
+        "_ahead",
+        "_deadline",
+        "_exchange",
+        "_gateway",
+        "_phase",
+        "_reader",
+        "_reading_paused",
+        "_transport",
+        "_unsent",
+        "write_paused",
+    )
+
+    _transport: asyncio.Transport
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._reader = RequestReader(gateway.settings)
+        self._exchange: Exchange | None = None  # the one being answered
+        self._ahead = 0  # bytes received meanwhile
+        self._reading_paused = False
+        self._phase = _IDLE
+        self._deadline = _NEVER  # of the phase, or for the client to read something
+        self.write_paused = False
+        """The client does not keep up with what is sent to it."""
+        self._unsent = 0
+
+    # What asyncio calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin."""
+        gateway = self._gateway
+        self._transport = transport  # type: ignore[assignment]
+        self._deadline = gateway.coarse_now + gateway.settings.idle_timeout
+        gateway.connections.add(self)
+        gateway.cells[Cell.CONNECTIONS] += 1
+        gateway.cells[Cell.OPEN_CONNECTIONS] += 1
+
+    def data_received(self, data: bytes) -> None:
+        """Read requests and start on the first."""
+        reader = self._reader
+        if reader.ended:
+            return
+        reader.feed(data)
+        if self._exchange is None:
+            self._advance()
+        elif reader.requests:
+            self._ahead += len(data)
+            if self._ahead > _MAX_AHEAD and not self._reading_paused:
+                self._reading_paused = True
+                self._transport.pause_reading()
+
+    def eof_received(self) -> None:
+        """Abort what is under way: like nginx, take the end of input for the end of the client."""
+        if self._exchange is not None:
+            self._transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Release everything."""
+        gateway = self._gateway
+        gateway.connections.discard(self)
+        gateway.cells[Cell.OPEN_CONNECTIONS] -= 1
+        self._reader.close()
+        self._reader.requests.clear()
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.cancel()
+
+    def pause_writing(self) -> None:
+        """Stop the source of what the client does not read."""
+        self.write_paused = True
+        self._unsent = self._transport.get_write_buffer_size()
+        self._deadline = self._gateway.coarse_now + self._gateway.settings.idle_timeout
+        if self._exchange is not None:
+            self._exchange.pause()
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        self.write_paused = False
+        if self._exchange is not None:
+            self._exchange.resume()
+        else:
+            self._advance()
+
+    # Answering.
+
+    def _advance(self) -> None:
+        """Answer what can be answered, then say what the connection waits for."""
+        requests = self._reader.requests
+        while requests:
+            if self.write_paused:
+                return
+            request = requests.popleft()
+            outcome = dispatch(self._gateway, self, request)
+            if type(outcome) is Exchange:
+                self._phase = _ANSWER
+                self._exchange = outcome
+                outcome.start()
+                return
+            assert type(outcome) is Answer
+            self._gateway.count_answer(outcome.status, request.stream)
+            self._answer(request, outcome)
+        if self._phase is _ENDING:
+            return
+        refusal = self._reader.refusal
+        if refusal is None:
+            self._wait()
+        elif not self.write_paused:
+            self._gateway.cells[Cell.BAD_REQUESTS] += 1
+            self._gateway.count_answer(refusal.status)
+            self._end_with(refusal)
+
+    def _wait(self) -> None:
+        """Wait for more of a request, or for the next."""
+        gateway, reader = self._gateway, self._reader
+        self._ahead = 0
+        if self._reading_paused:
+            self._reading_paused = False
+            self._transport.resume_reading()
+        if reader.in_head:
+            if self._phase is not _HEAD:  # a head that drips does not move its own deadline
+                self._phase = _HEAD
+                self._deadline = gateway.coarse_now + gateway.settings.header_timeout
+            return
+        self._deadline = gateway.coarse_now + gateway.settings.idle_timeout
+        if not reader.in_body:
+            self._phase = _IDLE
+            return
+        self._phase = _BODY
+        if reader.take_continue():
+            self._transport.write(CONTINUE)
+
+    def _answer(self, request: Request, answer: Answer) -> None:
+        close = not self.persists(request)
+        self._transport.write(
+            answer.render(date=self._gateway.date, close=close, head_only=request.head_only)
+        )
+        if close:
+            self._end()
+
+    def _end_with(self, answer: Answer) -> None:
+        """Send a refusal, and take and drop what the client still sends, so that it can read it."""
+        self._transport.write(answer.render(date=self._gateway.date, close=True))
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        self._phase = _ENDING
+        self._deadline = self._gateway.coarse_now + _LINGER
+
+    def _end(self) -> None:
+        """Close when everything written has been sent."""
+        self._reader.close()
+        self._reader.requests.clear()
+        self._phase = _ENDING
+        self._deadline = self._gateway.coarse_now + self._gateway.settings.idle_timeout
+        self._transport.close()
+
+    # What an exchange tells.
+
+    def write(self, data: bytes) -> None:
+        """Send bytes of a response."""
+        self._transport.write(data)
+
+    def persists(self, request: Request) -> bool:
+        """Whether the connection stays open after this request; once said, it holds."""
+        if self._gateway.closing:
+            request.keep_alive = False
+        return request.keep_alive
+
+    def finished(self, request: Request) -> None:
+        """The response is complete."""
+        self._exchange = None
+        if request.keep_alive:
+            self._advance()
+        else:
+            self._end()
+
+    def answer_failed(self, request: Request, answer: Answer) -> None:
+        """No engine has answered: send `answer`, which the exchange has counted."""
+        self._exchange = None
+        self._answer(request, answer)
+        self._advance()
+
+    def broken(self, *, abruptly: bool) -> None:
+        """The response cannot be completed: end so that the client does not take it for complete.
+
+        Args:
+            abruptly: reset the connection, since an orderly end is just how this response would have ended.
+        """
+        self._exchange = None
+        if abruptly:
+            sock = self._transport.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            self._transport.abort()
+        else:
+            self._end()
+
+    # Time.
+
+    def check_deadlines(self, now: float) -> None:
+        """Do what is due at `now`. Called about once a second."""
+        if self.write_paused:
+            unsent = self._transport.get_write_buffer_size()
+            if unsent < self._unsent:
+                self._deadline = now + self._gateway.settings.idle_timeout
+            self._unsent = unsent
+            if now >= self._deadline:
+                self._transport.abort()
+        elif self._exchange is not None:
+            limit = self._gateway.settings.response_timeout
+            if limit is not None:
+                self._exchange.check_silence(limit)
+        elif now >= self._deadline:
+            self._time_out()
+
+    def _time_out(self) -> None:
+        if self._phase is _ENDING:
+            self._transport.abort()
+        elif self._phase is _IDLE:
+            self._end()
+        else:
+            self._reader.refuse(error(408, "The request did not come in time.", code="request_timeout"))
+            self._advance()
+
+    def drain(self, now: float) -> None:
+        """Close soon if there is nothing to do."""
+        if self._phase is _IDLE:
+            self._deadline = min(self._deadline, now + _DRAIN_GRACE)
+
+    def abort(self) -> None:
+        """Cut the connection."""
+        self._transport.abort()

@@ -1,0 +1,192 @@
+"""What all connections of one worker share: settings, the routing table in force, pools, counters, the clock."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from email.utils import formatdate
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from shoal.gateway.counters import Cell, InFlight, SharedMetrics
+from shoal.gateway.faults import Faults
+from shoal.gateway.messages import EngineFault, WorkerSettings
+from shoal.gateway.pool import Counts, Pool
+from shoal.routing import registry
+from shoal.routing.policy import Policy
+from shoal.routing.table import EngineTarget, ModelRoute, RoutingTable
+
+if TYPE_CHECKING:
+    from shoal.gateway.client import ClientConnection
+
+
+class Route:
+    """The engines of one model, ready to be picked from.
+
+    Args:
+        model_id: what clients call the model.
+        route: the entry of the routing table.
+        policy: picks; it outlives routing tables.
+        pools: connections to the engines of `route`, in the same order.
+    """
+
+    __slots__ = ("_columns", "model_id", "pending", "policy", "pools", "targets")
+
+    def __init__(self, model_id: str, route: ModelRoute, policy: Policy, pools: tuple[Pool, ...]) -> None:
+        self.model_id = model_id
+        self.pending = route.pending
+        self.policy = policy
+        self.pools = pools
+        self.targets = route.engines
+        self._columns = tuple(pool.counts.column for pool in pools)
+
+    def has_others(self, tried: Sequence[str]) -> bool:
+        """Whether there is an engine that is not among `tried` (ids)."""
+        return any(target.id not in tried for target in self.targets)
+
+    def choose(self, tried: Sequence[str], gateway: Gateway) -> Pool:
+        """Return the engine for a request that has failed on `tried`; there must be one left.
+
+        Engines that have just refused a connection are picked only when there is nobody else.
+        """
+        pools = self.pools
+        targets: Sequence[EngineTarget] = self.targets
+        columns = self._columns
+        if tried or gateway.faults.avoided:
+            now = gateway.now()
+            left = [pool for pool in pools if pool.target.id not in tried]
+            good = [pool for pool in left if not gateway.faults.avoids(pool.target.id, now)]
+            pools = tuple(good or left)
+            targets = [pool.target for pool in pools]
+            columns = tuple(pool.counts.column for pool in pools)
+        if len(pools) == 1:
+            return pools[0]
+        policy = self.policy
+        return pools[policy.pick(targets, list(map(sum, columns)) if policy.uses_load else ())]
+
+
+class Gateway:
+    """The state of one worker. Every connection holds a reference to it.
+
+    Args:
+        settings: from the node process.
+        in_flight: the shared counts.
+        metrics: the shared metrics.
+        report: takes fault messages for the node process.
+    """
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        in_flight: InFlight,
+        metrics: SharedMetrics,
+        report: Callable[[EngineFault], None],
+    ) -> None:
+        self.settings = settings
+        self.table = RoutingTable(version=0)
+        self.routes: dict[str, Route] = {}
+        self.only_route: Route | None = None
+        self.faults = Faults(report)
+        self.connections: set[ClientConnection] = set()
+        self._draining = False
+        self.closing = False
+        """Connections end after their next answer."""
+        self.now = asyncio.get_running_loop().time
+        self.coarse_now = self.now()  # the clock as of the last tick, for time-outs of seconds
+        self.date = b""  # value of the Date header
+        self.cells = metrics.row(settings.index)
+        self.control = Pool(
+            EngineTarget(id="control", slot=0, host="", port=0),
+            Counts.private(),
+            keepalive=settings.keepalive,
+            connect_timeout=settings.connect_timeout,
+            unix_socket=settings.control_socket,
+        )
+        self._in_flight = in_flight
+        self._metrics = metrics
+        self._pools: dict[str, Pool] = {}
+        self._policies: dict[tuple[str, str], Policy] = {}
+        in_flight.clear(settings.index)
+        metrics.reset_gauges(settings.index)
+        self.tick()
+
+    def apply(self, table: RoutingTable) -> None:
+        """Route by `table` from now on. Requests under way stay where they are.
+
+        Raises:
+            ValueError: the table names a policy that does not exist; the last table stays in force.
+        """
+        policies = {
+            (route.model, route.policy): self._policies.get((route.model, route.policy))
+            or registry.create(route.policy, seed=self.settings.index)
+            for route in table.routes.values()
+        }
+        pools = {target.id: self._pool(target) for route in table.routes.values() for target in route.engines}
+        for name, pool in self._pools.items():
+            if pools.get(name) is not pool:
+                pool.retire()
+        self._policies, self._pools, self.table = policies, pools, table
+        self.routes = {
+            model_id: Route(
+                model_id,
+                route,
+                policies[route.model, route.policy],
+                tuple(pools[target.id] for target in route.engines),
+            )
+            for model_id, route in table.routes.items()
+        }
+        models = {route.model for route in table.routes.values()}
+        self.closing = self._draining or table.draining
+        self.only_route = next(iter(self.routes.values())) if len(models) == 1 else None
+
+    def routes_to(self, pool: Pool) -> bool:
+        """Return whether the table has the pool's engine, at the same address."""
+        return self._pools.get(pool.target.id) is pool
+
+    def _pool(self, target: EngineTarget) -> Pool:
+        pool = self._pools.get(target.id)
+        if pool is not None and msgspec.structs.replace(pool.target, weight=target.weight) == target:
+            pool.target = target
+            return pool
+        index = self.settings.index
+        counts = Counts(
+            self._in_flight.row(index),
+            self._in_flight.column(target.slot),
+            self._metrics.engine_requests(index),
+            self._metrics.engine_faults(index),
+            target.slot,
+        )
+        return Pool(
+            target,
+            counts,
+            keepalive=self.settings.keepalive,
+            connect_timeout=self.settings.connect_timeout,
+        )
+
+    def drain(self) -> None:
+        """End every connection after its next answer, and idle ones soon."""
+        self.closing = self._draining = True
+        now = self.now()
+        for connection in self.connections:
+            connection.drain(now)
+
+    @property
+    def tick_interval(self) -> float:
+        """Seconds between two calls of `tick` that keep every time-out about right."""
+        settings = self.settings
+        limits = (settings.header_timeout, settings.idle_timeout, settings.response_timeout or 4.0)
+        return min(1.0, min(limits) / 4)
+
+    def tick(self) -> None:
+        """Do what is due: time-outs, fault reports, the clock. One timer for all keeps timers off the hot path."""
+        self.coarse_now = now = self.now()
+        self.date = formatdate(time.time(), usegmt=True).encode()
+        self.faults.flush(now)
+        for connection in list(self.connections):
+            connection.check_deadlines(now)
+
+    def count_answer(self, status: int, streamed: bool = False) -> None:
+        """Count a request answered by the worker itself."""
+        self.cells[Cell.REQUESTS + 2 * (status // 100 - 2) + streamed] += 1

@@ -1,0 +1,122 @@
+"""What to do with a complete request: answer it here, or send it on its way."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import unquote_to_bytes
+
+import msgspec
+
+import shoal
+from shoal.gateway.exchange import Exchange
+from shoal.gateway.inspect import BodyError, RoutingFields, form_fields, json_fields
+from shoal.gateway.paths import Endpoint, classify, model_of
+from shoal.gateway.responses import Answer, error
+
+if TYPE_CHECKING:
+    from shoal.gateway.client import ClientConnection
+    from shoal.gateway.context import Gateway, Route
+    from shoal.gateway.request import Request
+
+_VERSION = Answer(200, msgspec.json.encode({"version": shoal.__version__, "server": "shoal"}))
+_JSON, _FORM, _BARE = Endpoint.JSON, Endpoint.FORM, Endpoint.BARE
+_NAMED = 20  # models named in an error at most
+
+
+def dispatch(gateway: Gateway, client: ClientConnection, request: Request) -> Exchange | Answer:
+    """Return the exchange, not yet started, that will answer `request`, or the answer itself."""
+    endpoint = classify(request.target)
+    if endpoint is _JSON or endpoint is _FORM or endpoint is _BARE:
+        try:
+            fields = _fields(endpoint, request)
+        except BodyError as problem:
+            return error(400, str(problem), code="invalid_body")
+        request.stream = bool(fields.stream)
+        route = _route(gateway, request, fields.model)
+        if type(route) is Answer:
+            return route
+        return Exchange(gateway, client, request, route)  # type: ignore[arg-type]
+    if endpoint is Endpoint.CONTROL:
+        return Exchange(gateway, client, request, None)
+    if endpoint is None:
+        path = request.target.partition(b"?")[0].decode("latin-1")
+        return error(404, f"There is nothing at {path[:200]}.", code="not_found")
+    return _answer_here(gateway, request, endpoint)
+
+
+def _fields(endpoint: Endpoint, request: Request) -> RoutingFields:
+    if endpoint is _JSON:
+        return json_fields(request.body)
+    if endpoint is _FORM and request.body:
+        return form_fields(request.header(b"content-type"), request.body)
+    return RoutingFields()
+
+
+def _route(gateway: Gateway, request: Request, model: str | None) -> Route | Answer:
+    """Return the route of a model that has an engine, or the answer that says why there is none."""
+    if model is not None:
+        route = gateway.routes.get(model)
+        if route is None:
+            return _unknown_model(gateway, model)
+    else:
+        route = gateway.only_route
+        if route is None and request.method == b"OPTIONS":  # a CORS preflight: any engine knows the answer
+            route = next((r for r in gateway.routes.values() if r.pools), None)
+    if route is None:
+        if gateway.routes:
+            return error(
+                400,
+                f"The request must name a model: {_known(gateway)}.",
+                code="model_missing",
+                param="model",
+            )
+        return _not_ready(gateway, "No model is known yet; the node has just started.")
+    if not route.pools:
+        return _not_ready(gateway, route.pending or f"No engine of model {route.model_id!r} is ready.")
+    return route
+
+
+def _answer_here(gateway: Gateway, request: Request, endpoint: Endpoint) -> Answer:
+    ping = request.target.startswith(b"/ping")  # SageMaker asks with POST, too
+    if request.method not in (b"GET", b"HEAD") and not (ping and request.method == b"POST"):
+        return error(
+            405,
+            f"{request.method.decode()} is not possible here, only GET.",
+            code="method_not_allowed",
+            headers=(b"allow: GET, HEAD",),
+        )
+    table = gateway.table
+    if endpoint is Endpoint.MODELS:
+        return Answer(200, table.models_body)
+    if endpoint is Endpoint.MODEL:
+        model = unquote_to_bytes(model_of(request.target)).decode("utf-8", "replace")
+        body = table.model_bodies.get(model)
+        return Answer(200, body) if body is not None else _unknown_model(gateway, model)
+    if endpoint is Endpoint.VERSION:
+        return _VERSION
+    ready = sum(len(pools) for pools in {route.pools for route in gateway.routes.values()})
+    if ready:
+        return Answer(200, b'{"status":"ok","engines":%d}' % ready)
+    pending = dict.fromkeys(route.pending for route in gateway.routes.values() if route.pending)
+    return _not_ready(gateway, " ".join(pending) or "No engine is ready.")
+
+
+def _known(gateway: Gateway) -> str:
+    names = sorted(gateway.routes)
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
+
+
+def _unknown_model(gateway: Gateway, model: str) -> Answer:
+    known = f"there are: {_known(gateway)}" if gateway.routes else "none is known yet"
+    return error(
+        404,
+        f"The model {model[:200]!r} does not exist; {known}.",
+        code="model_not_found",
+        param="model",
+    )
+
+
+def _not_ready(gateway: Gateway, why: str) -> Answer:
+    retry_after = b"retry-after: %d" % gateway.table.retry_after
+    return error(503, why, code="no_engine_ready", headers=(retry_after,))

@@ -1,0 +1,327 @@
+"""The life of one forwarded request: pick an engine, dispatch, retry elsewhere, pass the response through, count.
+
+Until the first byte of the response has gone to the client, a failure moves the request to another engine. What an
+exchange holds (one count in flight, one upstream connection) it releases exactly once, on every path out.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import httptools
+
+from shoal.gateway.counters import Cell
+from shoal.gateway.responses import Answer, error
+from shoal.gateway.upstream import Framing, ResponseHead, UpstreamConnection
+
+if TYPE_CHECKING:
+    from shoal.gateway.client import ClientConnection
+    from shoal.gateway.context import Gateway, Route
+    from shoal.gateway.pool import Pool
+    from shoal.gateway.request import Request
+
+
+_CHUNKED, _CLOSE = Framing.CHUNKED, Framing.CLOSE
+
+
+class Dechunker:
+    """Takes the chunks off a response for a client that speaks HTTP/1.0."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self.on_body = self._parts.append
+        self._parser = httptools.HttpResponseParser(self)
+        self._parser.feed_data(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+
+    def feed(self, data: bytes) -> bytes:
+        """Return the content of bytes that llhttp has accepted before."""
+        self._parser.feed_data(data)
+        content = b"".join(self._parts)
+        self._parts.clear()
+        return content
+
+
+class Exchange:
+    """One request on its way through engines.
+
+    Args:
+        gateway: the worker's shared state.
+        client: the connection that gets the answer.
+        request: the request.
+        route: the engines it may go to, None for the control app.
+    """
+
+    __slots__ = (
+        "_attempts",
+        "_chunk",
+        "_dechunker",
+        "_ends_with_connection",
+        "_failures",
+        "_pool",
+        "_reached",
+        "_sent",
+        "_status",
+        "_tried",
+        "_upstream",
+        "client",
+        "gateway",
+        "heard_at",
+        "request",
+        "route",
+    )
+
+    def __init__(
+        self, gateway: Gateway, client: ClientConnection, request: Request, route: Route | None
+    ) -> None:
+        self.gateway = gateway
+        self.client = client
+        self.request = request
+        self.route = route
+        self.heard_at = 0.0  # when the engine was last heard (coarse clock)
+        self._pool: Pool | None = None  # whose count in flight this exchange holds
+        self._upstream: UpstreamConnection | None = None
+        self._tried: tuple[str, ...] = ()  # ids of engines
+        self._failures: tuple[str, ...] = ()  # what happened there
+        self._reached = False  # an engine has had the request
+        self._attempts = 0
+        self._status = 0  # of the response, once its head has gone to the client
+        self._sent = 0
+        self._chunk = False
+        self._dechunker: Dechunker | None = None
+        self._ends_with_connection = False
+
+    # Dispatch.
+
+    def start(self) -> None:
+        """Send the request to an engine."""
+        gateway = self.gateway
+        gateway.cells[Cell.BYTES_IN] += len(self.request.body)
+        self._attempt(gateway.control if self.route is None else self.route.choose((), gateway))
+
+    def _attempt(self, pool: Pool) -> None:
+        self._pool = pool
+        self._attempts += 1
+        self.heard_at = self.gateway.coarse_now
+        pool.counts.begin()
+        upstream = pool.take()
+        if upstream is None:
+            pool.connect(self)
+        else:
+            upstream.reused = True
+            self._send(upstream, pool)
+
+    def _send(self, upstream: UpstreamConnection, pool: Pool) -> None:
+        request = self.request
+        head = (
+            request.head
+            if pool.plain
+            else request.head_for(pool.prefix, pool.host_line, pool.authorization_line)
+        )
+        if request.chunked:
+            head += b"\r\ncontent-length: %d" % len(request.body)
+        self._reached = True
+        self._upstream = upstream
+        upstream.send(self, head, request.body)
+
+    # What the pool tells.
+
+    def on_connected(self, upstream: UpstreamConnection) -> None:
+        """Use the new connection."""
+        pool = upstream.pool
+        if self._pool is not pool:
+            pool.give(upstream)  # the client went away meanwhile
+        else:
+            self._send(upstream, pool)
+
+    def on_unreachable(self, reason: str) -> None:
+        """The engine did not accept a connection: try another."""
+        pool = self._pool
+        if pool is None:
+            return  # the client went away meanwhile
+        if not pool.is_control:
+            self.gateway.faults.unreachable(pool.target.id, reason, self.gateway.now())
+        self._retry(pool, reason)
+
+    # What the connection tells.
+
+    def on_stale(self) -> None:
+        """A reused connection turned out to be closed: no fault of the engine, so the same one once more."""
+        self._upstream = None
+        self.gateway.cells[Cell.STALE_RETRIES] += 1
+        assert self._pool is not None
+        self._pool.connect(self)
+
+    def on_failed(self, reason: str) -> None:
+        """The engine took the request and gave no answer: try another."""
+        pool = self._pool
+        assert pool is not None
+        self._upstream = None
+        if not pool.is_control:
+            self.gateway.faults.fault(pool.target.id, reason, self.gateway.now())
+        self._retry(pool, reason)
+
+    def on_interim(self, head: ResponseHead) -> None:
+        """Pass a 1xx on, except the 100 that answers nothing the client has asked."""
+        if head.status != 100 and not self.request.http10:
+            self.client.write(head.head + b"\r\n\r\n")
+
+    def on_head(self, head: ResponseHead, first: bytes) -> None:
+        """Send the response head and what has come of the body."""
+        client, request, pool = self.client, self.request, self._pool
+        assert pool is not None
+        text = head.head
+        if not pool.is_control:
+            text += pool.engine_line
+            if self._attempts > 1:
+                text += b"\r\nx-shoal-attempts: %d" % self._attempts
+            if self.gateway.faults.avoided:
+                self.gateway.faults.reachable(pool.target.id)
+        framing = head.framing
+        if framing is _CLOSE:
+            if not request.http10:
+                text += b"\r\ntransfer-encoding: chunked"
+                self._chunk = True
+        elif framing is _CHUNKED and request.http10:
+            self._dechunker = Dechunker()
+        # With HTTP/1.0 and no length, an orderly end of the connection is how a complete response looks.
+        self._ends_with_connection = request.http10 and head.length < 0
+        if not client.persists(request):
+            text += b"\r\nconnection: close"
+        self._status = head.status
+        text += b"\r\n\r\n"
+        if self._chunk or self._dechunker is not None:
+            client.write(text)
+            if first:
+                self.on_body(first)
+        else:
+            self._sent = len(text) + len(first)
+            client.write(text + first)
+
+    def on_body(self, data: bytes) -> None:
+        """Pass bytes of the body on."""
+        self.heard_at = self.gateway.coarse_now
+        if self._chunk:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        elif self._dechunker is not None:
+            data = self._dechunker.feed(data)
+        self._sent += len(data)
+        self.client.write(data)
+
+    def on_end(self) -> None:
+        """The response is complete."""
+        self._upstream = None
+        if self._chunk:
+            self.client.write(b"0\r\n\r\n")
+        self._release()
+        self._count(self._status)
+        self.client.finished(self.request)
+
+    def on_truncated(self, reason: str) -> None:
+        """The response broke off, and its beginning has gone out: end the client's connection, visibly."""
+        pool = self._pool
+        assert pool is not None
+        self._upstream = None
+        if not pool.is_control:
+            self.gateway.faults.fault(pool.target.id, reason, self.gateway.now())
+            self._count_fault(pool)
+        self.gateway.cells[Cell.TRUNCATED] += 1
+        self._release()
+        self._count(self._status)
+        self.client.broken(abruptly=self._ends_with_connection)
+
+    # What the client's side tells.
+
+    def cancel(self) -> None:
+        """The client went away: so does the upstream connection, and the engine aborts the request."""
+        self.gateway.cells[Cell.CLIENT_DISCONNECTS] += 1
+        self._drop_upstream()
+        self._release()
+
+    def pause(self) -> None:
+        """The client does not keep up: read no more from the engine."""
+        if self._upstream is not None:
+            self._upstream.pause()
+
+    def resume(self) -> None:
+        """The client has caught up."""
+        if self._upstream is not None:
+            self._upstream.resume()
+
+    def silence(self) -> float:
+        """Return the seconds since the engine was last heard, or got the request, by the coarse clock."""
+        return self.gateway.coarse_now - self.heard_at
+
+    def check_silence(self, limit: float) -> None:
+        """Fail over from an engine that has been silent for `limit` seconds and is no longer routed to.
+
+        Silence alone is no fault: an engine that queues, prefills or writes a long answer that is not streamed sends
+        nothing. That the node has taken it out of the table as well means that it does not answer its probes either.
+        """
+        pool = self._pool
+        if pool is None or self.silence() < limit or self.client.write_paused:
+            return
+        reason = f"silent for {limit:g} s"
+        if pool.is_control:
+            self._drop_upstream()
+            text = f"The node's control interface was {reason}."
+            self._give_up(error(504, text, code="control_timeout"))
+        elif not self.gateway.routes_to(pool):
+            self._drop_upstream()
+            if self._status:
+                self.on_truncated(reason)
+            else:
+                self.on_failed(reason)
+
+    # Ends.
+
+    def _retry(self, pool: Pool, reason: str) -> None:
+        pool.counts.end()
+        self._pool = None
+        gateway = self.gateway
+        if self.route is None:
+            self._give_up(error(502, f"The node's control interface is away: {reason}.", code="control_away"))
+            return
+        self._count_fault(pool)
+        self._tried += (pool.target.id,)
+        self._failures += (f"{pool.target.id}: {reason}",)
+        # The table may have changed since the request came in: retry among the engines there are now.
+        self.route = route = gateway.routes.get(self.route.model_id, self.route)
+        if self._attempts < gateway.settings.max_attempts and route.has_others(self._tried):
+            gateway.cells[Cell.RETRIES] += 1
+            self._attempt(route.choose(self._tried, gateway))
+            return
+        what = "; ".join(self._failures)
+        if self._reached:
+            answer = error(502, f"No engine answered the request ({what}).", code="engine_failed")
+        else:
+            answer = error(
+                503,
+                f"No engine could be reached ({what}).",
+                code="engine_unreachable",
+                headers=(b"retry-after: %d" % gateway.table.retry_after,),
+            )
+        self._give_up(answer)
+
+    def _give_up(self, answer: Answer) -> None:
+        self._release()
+        self._count(answer.status)
+        self.client.answer_failed(self.request, answer)
+
+    def _drop_upstream(self) -> None:
+        upstream, self._upstream = self._upstream, None
+        if upstream is not None:
+            upstream.close()
+
+    def _release(self) -> None:
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.counts.end()
+
+    def _count(self, status: int) -> None:
+        cells = self.gateway.cells
+        cells[Cell.REQUESTS + 2 * (status // 100 - 2) + self.request.stream] += 1
+        cells[Cell.BYTES_OUT] += self._sent
+
+    def _count_fault(self, pool: Pool) -> None:
+        pool.counts.fault()
+        self.gateway.cells[Cell.UPSTREAM_FAULTS] += 1

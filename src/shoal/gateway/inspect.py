@@ -1,0 +1,96 @@
+"""The routing fields of a request body, and nothing else of it.
+
+The body is forwarded byte for byte whatever is found here. Fields that are not routing fields are skipped, their
+JSON syntax checked on the way.
+"""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+
+class BodyError(Exception):
+    """The body cannot be what the endpoint takes; ``str(error)`` is a sentence for the client."""
+
+
+class RoutingFields(msgspec.Struct, gc=False):
+    """What a request says about where it wants to go.
+
+    Attributes:
+        model: id of the model, None when the body names none.
+        stream: the client wants events as they come (the value as it came: engines coerce, so do not judge it).
+    """
+
+    model: str | None = None
+    stream: object = None
+
+
+_decode = msgspec.json.Decoder(RoutingFields).decode
+
+# Without quoted pairs: browsers write %22 for a quote (WHATWG), and so every input takes linear time.
+_PARAMETER = re.compile(rb""";\s*([a-z*-]+)\s*=\s*(?:"([^"]*)"|([^\s;]*))""", re.IGNORECASE)
+_MAX_FIELD = 4096  # bytes of a form field that are looked at, head included
+_MAX_FIELDS = 100  # of a form
+
+
+def _parameters(value: bytes) -> dict[bytes, bytes]:
+    """Return the parameters of a header value such as ``form-data; name="x"``; the first of a name counts."""
+    found: dict[bytes, bytes] = {}
+    for name, quoted, bare in _PARAMETER.findall(value):
+        found.setdefault(name.lower(), quoted or bare)
+    return found
+
+
+def json_fields(body: bytes) -> RoutingFields:
+    """Return the routing fields of a JSON body; an empty body has none.
+
+    Raises:
+        BodyError: it is no JSON object, or its `model` no string.
+    """
+    if not body:
+        return RoutingFields()
+    try:
+        return _decode(body)
+    except msgspec.ValidationError as error:
+        raise BodyError(f"The request body does not fit: {error}.") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BodyError(f"The request body is not valid JSON: {error}.") from None
+    except RecursionError:
+        raise BodyError("The request body is nested too deeply.") from None
+
+
+def form_fields(content_type: bytes, body: bytes) -> RoutingFields:
+    """Return the routing fields of a multipart/form-data body (RFC 7578).
+
+    Args:
+        content_type: value of the request's Content-Type.
+        body: the whole body.
+
+    Raises:
+        BodyError: it is no multipart/form-data, or `model` is no UTF-8.
+    """
+    boundary = _parameters(content_type).get(b"boundary")
+    if not boundary or not content_type.lower().startswith(b"multipart/form-data"):
+        raise BodyError("This endpoint takes multipart/form-data with a boundary.")
+    delimiter = b"--" + boundary
+    found: dict[bytes, bytes] = {}
+    start = body.find(delimiter)
+    for _ in range(_MAX_FIELDS):
+        if start < 0:
+            break
+        start += len(delimiter)
+        end = body.find(b"\r\n" + delimiter, start)
+        head, blank, value = body[start : min(end, start + _MAX_FIELD)].partition(b"\r\n\r\n")
+        if end < 0 or not blank:
+            break
+        for line in head.split(b"\r\n"):
+            if line.lower().startswith(b"content-disposition:"):
+                found.setdefault(_parameters(line).get(b"name", b""), value)
+        start = end + 2
+    try:
+        model = found[b"model"].decode() if b"model" in found else None
+    except UnicodeDecodeError:
+        raise BodyError("The field `model` is not UTF-8.") from None
+    return RoutingFields(model, found.get(b"stream", b"").strip().lower() in (b"true", b"1"))

@@ -1,0 +1,92 @@
+"""What the node process and a gateway worker say to each other over a socket pair.
+
+Each message is a 4-byte big-endian length and that many bytes of msgpack. The node process never waits for a
+worker and a worker never asks: it is told. A worker whose channel closes has lost its node process and exits.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from shoal.routing.table import RoutingTable
+
+
+class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True, tag="settings"):
+    """First message to a worker. Times in seconds, sizes in bytes.
+
+    Attributes:
+        index: row of this worker in the shared maps, 0-based.
+        workers: number of workers (the row after the last is the other nodes' gateways).
+        node: name of the node, ``host:port``.
+        host: address to listen on.
+        port: TCP port to listen on (SO_REUSEPORT).
+        control_socket: unix socket of the control app.
+        max_body: largest request body accepted.
+        max_header: largest request head accepted.
+        connect_timeout: for a connection to an engine.
+        response_timeout: silence after which an engine that is no longer routed to loses its request to another one;
+            None for no limit.
+        idle_timeout: a client connection without a request is closed after this.
+        header_timeout: a request head must be complete within this.
+        keepalive: idle connections kept per engine.
+        max_attempts: engines tried for one request at most.
+    """
+
+    index: int
+    workers: int
+    node: str
+    host: str
+    port: int
+    control_socket: str
+    max_body: int = 64 * 1024 * 1024
+    max_header: int = 64 * 1024
+    connect_timeout: float = 1.0
+    response_timeout: float | None = None
+    idle_timeout: float = 75.0
+    header_timeout: float = 20.0
+    keepalive: int = 256
+    max_attempts: int = 3
+
+
+class TableUpdate(msgspec.Struct, frozen=True, tag="table"):
+    """A new routing table takes the place of the last one."""
+
+    table: RoutingTable
+
+
+class Drain(msgspec.Struct, frozen=True, tag="drain"):
+    """Stop listening, finish what is open within `timeout` seconds, then exit with status 0."""
+
+    timeout: float
+
+
+ToWorker = WorkerSettings | TableUpdate | Drain
+
+
+class WorkerReady(msgspec.Struct, frozen=True, tag="ready"):
+    """The worker listens."""
+
+    pid: int
+
+
+class WorkerFailed(msgspec.Struct, frozen=True, tag="failed"):
+    """The worker cannot go on (the port is taken, for instance); it exits after this."""
+
+    reason: str
+
+
+class EngineFault(msgspec.Struct, frozen=True, tag="fault"):
+    """An engine refused, reset or cut a connection: at most one such message per engine and second.
+
+    Attributes:
+        engine: cluster-wide id.
+        reason: for people, such as ``connection refused``.
+        count: faults since the last message about this engine.
+    """
+
+    engine: str
+    reason: str
+    count: int
+
+
+FromWorker = WorkerReady | WorkerFailed | EngineFault

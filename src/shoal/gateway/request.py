@@ -1,0 +1,218 @@
+"""A request's head: what makes it acceptable beyond what llhttp checks, and what of it is forwarded. Without I/O."""
+
+from __future__ import annotations
+
+import functools
+import re
+
+import msgspec
+
+from shoal.gateway.fields import without
+from shoal.gateway.messages import WorkerSettings
+from shoal.gateway.responses import error
+
+MAX_TARGET = 16 * 1024
+"""Longest request target, bytes."""
+
+# Fields about one connection (RFC 9110, 7.6.1), framing, and what is checked here. Found in a lower-case head that
+# llhttp has accepted: it has no other line ends, no folded lines and no space in front of a colon.
+_FIELDS = re.compile(
+    rb"\r\n(host|content-length|transfer-encoding|connection|keep-alive|expect|te|trailer|upgrade"
+    rb"|proxy-connection|proxy-authorization):[ \t]*([^\r]*)"
+)
+_STAY = frozenset((b"host", b"content-length", b"transfer-encoding", b"authorization"))
+
+_HOST = re.compile(rb"(?:[a-z0-9!$&'()*+,;=._~%-]*|\[[0-9a-f:.v]+\])(?::[0-9]{0,5})?")
+_ABSOLUTE = re.compile(rb"(?i)https?://([^/?#]*)(.*)", re.DOTALL)
+
+
+class RefusalError(Exception):
+    """A request that is not taken.
+
+    Attributes:
+        answer: what its client is told; the connection ends after it.
+    """
+
+    def __init__(self, status: int, message: str, code: str) -> None:
+        super().__init__(message)
+        self.answer = error(status, message, code=code)
+
+
+class Request(msgspec.Struct, gc=False):
+    """A request whose head has been checked.
+
+    Attributes:
+        method: request method.
+        target: origin-form target: path and query, as they came.
+        head: request line and header lines to be forwarded, as they came, without the line end of the last.
+        length: bytes of body that Content-Length announces, 0 without one.
+        chunked: the body comes in chunks; it is forwarded in one piece with a Content-Length.
+        http10: the client speaks HTTP/1.0: no chunks, no interim responses.
+        keep_alive: the connection goes on after the answer.
+        expects_continue: the client waits for a 100 before it sends the body.
+        head_only: the method is HEAD.
+        body: the whole body, once it is complete.
+        stream: the client asked for events as they come (set when the body is inspected).
+    """
+
+    method: bytes
+    target: bytes
+    head: bytes
+    length: int
+    chunked: bool
+    http10: bool
+    keep_alive: bool
+    expects_continue: bool
+    head_only: bool
+    body: bytes = b""
+    stream: bool = False
+
+    def header(self, name: bytes) -> bytes:
+        """Return the value of the first field of this (lower-case) name, ``b""`` without one. Slow: it searches."""
+        for line in self.head.split(b"\r\n")[1:]:
+            key, _, value = line.partition(b":")
+            if key.lower() == name:
+                return value.strip()
+        return b""
+
+    def head_for(self, prefix: bytes, host_line: bytes | None, authorization_line: bytes | None) -> bytes:
+        """Return the head as an engine gets it that sits behind a path, a host name or a key of its own.
+
+        Args:
+            prefix: goes in front of the path.
+            host_line: takes the place of Host, None to leave it.
+            authorization_line: takes the place of Authorization, None to leave it.
+        """
+        lines = [b"%b %b%b HTTP/1.1" % (self.method, prefix, self.target)]
+        head = self.head
+        if host_line is not None:
+            head = without(head, {b"host"})
+            lines.append(host_line)
+        if authorization_line is not None:
+            head = without(head, {b"authorization"})
+            lines.append(authorization_line)
+        return b"\r\n".join(lines) + b"".join(head.partition(b"\r\n")[1:])
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_host(value: bytes) -> bool:
+    return _HOST.fullmatch(value) is not None
+
+
+def _request_line(head: bytes, settings: WorkerSettings) -> tuple[bytes, bytes, bool]:
+    """Return method, target, and whether the version is 1.0."""
+    if len(head) > settings.max_header:
+        raise RefusalError(
+            431, f"The request head is longer than {settings.max_header} bytes.", "head_too_large"
+        )
+    # llhttp takes several spaces between the parts of a request line, HTTP/0.9 and HTTP/2.0.
+    first = head.partition(b"\r\n")[0]
+    parts = first.split(b" ")
+    if len(parts) != 3:
+        raise RefusalError(400, "The request line is malformed.", "bad_request")
+    method, target, version = parts
+    http10 = version != b"HTTP/1.1"
+    if http10 and version != b"HTTP/1.0":
+        raise RefusalError(505, "Only HTTP/1.1 and HTTP/1.0 are spoken here.", "http_version")
+    if len(target) > MAX_TARGET:
+        raise RefusalError(414, f"The request target is longer than {MAX_TARGET} bytes.", "target_too_long")
+    return method, target, http10
+
+
+def parse_request(head: bytes, settings: WorkerSettings) -> Request:  # noqa: PLR0912 one pass over the fields
+    """Take a request head apart and judge it.
+
+    Args:
+        head: request line and header lines, already accepted by llhttp, without the empty line at the end.
+        settings: limits.
+
+    Returns:
+        The request, without its body.
+
+    Raises:
+        RefusalError: it is not acceptable.
+    """
+    method, target, http10 = _request_line(head, settings)
+    host: bytes | None = None
+    length: bytes | None = None
+    chunked = expects_continue = False
+    keep_alive = not http10
+    dropped: set[bytes] = set()
+    for name, value in _FIELDS.findall(head.lower()):
+        if name == b"host":
+            if host is not None or not _is_host(value.rstrip()):
+                raise RefusalError(400, "The Host header is not valid, or there are several.", "bad_host")
+            host = value
+        elif name == b"content-length":
+            length = value
+        else:
+            dropped.add(name)
+            if name in (b"connection", b"proxy-connection"):
+                if value == b"close":
+                    keep_alive = False
+                elif value != b"keep-alive":
+                    tokens = {token.strip() for token in value.split(b",")}
+                    if b"close" in tokens:
+                        keep_alive = False
+                    dropped |= tokens - _STAY
+            elif name == b"transfer-encoding":
+                if http10 or chunked:
+                    raise RefusalError(400, "Transfer-Encoding is not possible here.", "bad_framing")
+                if value.rstrip() != b"chunked":
+                    raise RefusalError(501, "The only transfer coding taken is chunked.", "transfer_coding")
+                chunked = True
+            elif name == b"expect" and not http10:
+                if value.rstrip() != b"100-continue":
+                    raise RefusalError(
+                        417, "The only expectation that can be met is 100-continue.", "expectation"
+                    )
+                expects_continue = True
+    if host is None and not http10:
+        raise RefusalError(400, "The request has no Host header.", "bad_host")
+    size = 0
+    if length is not None:
+        if chunked:
+            raise RefusalError(400, "A body has either a length or chunks.", "bad_framing")
+        size = int(length)
+        if size > settings.max_body:
+            raise RefusalError(
+                413, f"The request body is longer than {settings.max_body} bytes.", "body_too_large"
+            )
+    if dropped:
+        head = without(head, dropped)
+    if http10:
+        head = b"%b %b HTTP/1.1%b" % (method, target, head[len(method) + len(target) + len(b"  HTTP/1.0") :])
+    request = Request(
+        method, target, head, size, chunked, http10, keep_alive, expects_continue, method == b"HEAD"
+    )
+    if not target.startswith(b"/"):
+        _make_origin_form(request)
+    return request
+
+
+def _make_origin_form(request: Request) -> None:
+    """Turn a target that is not a path into one (RFC 9112, 3.2)."""
+    method, target = request.method, request.target
+    match = _ABSOLUTE.fullmatch(target)
+    if match is not None:
+        authority, path = match[1], match[2]
+        if not authority or not _is_host(authority.lower()):
+            raise RefusalError(400, "The request target is not valid.", "bad_request")
+        request.target = path if path.startswith(b"/") else b"/" + path
+        request.head = request.head_for(b"", b"host: " + authority, None)
+    elif method != b"OPTIONS" or target != b"*":
+        raise RefusalError(400, "The request target is not valid.", "bad_request")
+
+
+def without_upgrade(head: bytes) -> bytes:
+    """Return a head that says the same, except that it does not ask for another protocol."""
+    first, *lines = head.split(b"\r\n")
+    kept = []
+    for line in lines:
+        name, _, value = line.partition(b":")
+        if name.lower() == b"connection":
+            tokens = [token.strip() for token in value.split(b",")]
+            kept.append(name + b": " + b", ".join(token for token in tokens if token.lower() != b"upgrade"))
+        elif name.lower() != b"upgrade":
+            kept.append(line)
+    return b"\r\n".join((first, *kept))

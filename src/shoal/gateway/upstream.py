@@ -1,0 +1,353 @@
+"""The engine's side: one keep-alive HTTP/1.1 connection that carries one request at a time.
+
+llhttp (strict) judges every byte of a response; the bytes themselves are passed on as they came. All this
+connection takes apart is the head, once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import re
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+import httptools
+import msgspec
+
+from shoal.gateway.fields import without
+
+if TYPE_CHECKING:
+    from shoal.gateway.exchange import Exchange
+    from shoal.gateway.pool import Pool
+
+MAX_HEAD = 256 * 1024
+"""Longest response head taken, bytes."""
+
+_STALE_WITHIN = (
+    1.0  # s: a reused connection that ends sooner, without an answer, had been closed by its other end
+)
+_JOINED = 64 * 1024  # bytes: a shorter body is copied behind its head, which costs less than a second write
+
+_HEAD_END = b"\r\n\r\n"
+_SURPLUS = "there are bytes behind it"
+
+# The fields that say how the body ends, those about one connection (RFC 9110, 7.6.1), and those that only a gateway
+# may say of itself. Found in a lower-case head that llhttp has accepted: it has no other line ends, no folded lines.
+_FIELDS = re.compile(
+    rb"\r\n(content-length|transfer-encoding|connection|keep-alive|proxy-connection|upgrade|x-shoal-[a-z]+)"
+    rb":[ \t]*([^\r]*)"
+)
+
+
+class Framing(IntEnum):
+    """How the end of a response body is known."""
+
+    NONE = 0  # there is no body
+    LENGTH = 1
+    CHUNKED = 2
+    CLOSE = 3  # it ends with the connection
+
+
+_NONE, _LENGTH, _CHUNKED, _CLOSE = Framing  # an enum's attributes cost a little each time
+
+
+class ResponseHead(msgspec.Struct, frozen=True, gc=False):
+    """A response head.
+
+    Attributes:
+        status: HTTP status code.
+        head: status line and header lines to be forwarded, without the line end of the last.
+        framing: how the body ends.
+        length: value of Content-Length, -1 without one.
+        keep_alive: the connection can be used again afterwards.
+    """
+
+    status: int
+    head: bytes
+    framing: Framing
+    length: int
+    keep_alive: bool
+
+
+class BadResponseError(Exception):
+    """An engine answered with something that is not HTTP/1.1, or not to be forwarded."""
+
+
+@functools.lru_cache(
+    maxsize=256
+)  # heads of one second are much alike: their date is, and streams name no length
+def parse_head(head: bytes, head_only: bool, http10: bool) -> ResponseHead:  # noqa: PLR0912 one pass over the fields
+    """Take a response head apart.
+
+    Args:
+        head: status line and header lines, already accepted by llhttp, without the empty line at the end.
+        head_only: it answers a HEAD request.
+        http10: it goes to a client that takes no chunks.
+
+    Raises:
+        BadResponseError: it cannot be forwarded.
+    """
+    keep_alive = is_http11 = head.startswith(b"HTTP/1.1 ")
+    if not is_http11 and not head.startswith(b"HTTP/1.0 "):
+        raise BadResponseError("it is not HTTP/1.1")
+    status = int(head[9:12])
+    if not 100 <= status < 600:
+        raise BadResponseError(f"its status is {status}")
+    chunked = False
+    length = -1
+    dropped: set[bytes] = set()
+    for name, value in _FIELDS.findall(head.lower()):
+        if name == b"content-length":
+            length = int(value)
+        elif name == b"transfer-encoding":
+            if value.strip() != b"chunked":
+                raise BadResponseError(f"its transfer coding is {value.decode('latin-1')!r}")
+            if not is_http11:
+                raise BadResponseError("it has chunks in HTTP/1.0")
+            chunked = True
+            if http10:
+                dropped.add(name)
+        else:
+            dropped.add(name)
+            if name == b"connection":
+                tokens = {token.strip() for token in value.split(b",")}
+                keep_alive = keep_alive and b"close" not in tokens
+                dropped |= tokens - {b"content-length", b"transfer-encoding"}
+    framing = _NONE
+    if head_only or status in (204, 304) or status < 200:
+        if status == 204:
+            dropped |= {b"content-length", b"transfer-encoding"}
+    elif chunked:
+        framing = _CHUNKED
+    elif length > 0:
+        framing = _LENGTH
+    elif length < 0:
+        framing = _CLOSE
+        keep_alive = False
+    if not is_http11:
+        head = b"HTTP/1.1" + head[8:]
+    if dropped:
+        head = without(head, dropped)
+    return ResponseHead(status, head, framing, length, keep_alive)
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """A connection to one engine. It is idle in the engine's pool, or it carries one exchange.
+
+    Args:
+        pool: of the engine.
+    """
+
+    __slots__ = (
+        "_begun",
+        "_ended",
+        "_framing",
+        "_head",
+        "_in_body",
+        "_keep_alive",
+        "_parser",
+        "_paused",
+        "_remaining",
+        "alive",
+        "exchange",
+        "pool",
+        "reused",
+        "transport",
+    )
+
+    transport: asyncio.Transport
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self.exchange: Exchange | None = None
+        self.alive = True
+        self.reused = False
+        self._parser = httptools.HttpResponseParser(self)
+        self._begun = 0  # messages llhttp saw begin and end since the request was sent
+        self._ended = 0
+        self._head = b""
+        self._in_body = False
+        self._framing = _NONE
+        self._remaining = 0
+        self._keep_alive = False
+        self._paused = False
+
+    def send(self, exchange: Exchange, head: bytes, body: bytes) -> None:
+        """Carry `exchange`: send its request; the response, or its failure, is told to it."""
+        self.exchange = exchange
+        self._begun = self._ended = 0
+        self._in_body = False
+        if len(body) < _JOINED:
+            self.transport.write(head + _HEAD_END + body)
+        else:
+            self.transport.writelines((head + _HEAD_END, body))
+
+    def close(self) -> None:
+        """Close at once. The engine sees its client go away and aborts the request, if one is running."""
+        self.alive = False
+        self.exchange = None
+        self.transport.abort()
+
+    def pause(self) -> None:
+        """Read no more for now."""
+        self._paused = True
+        self.transport.pause_reading()
+
+    def resume(self) -> None:
+        """Go on reading."""
+        self._paused = False
+        self.transport.resume_reading()
+
+    # What llhttp calls.
+
+    def on_message_begin(self) -> None:
+        """Count messages: one request has one response."""
+        self._begun += 1
+
+    def on_message_complete(self) -> None:
+        """Count complete messages."""
+        self._ended += 1
+
+    # What asyncio calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin."""
+        self.transport = transport  # type: ignore[assignment]
+
+    def data_received(self, data: bytes) -> None:
+        """Follow the framing and pass the bytes on."""
+        exchange = self.exchange
+        if exchange is None:  # an idle connection has nothing to say, except that it ends
+            self.pool.forget(self)
+            self.close()
+            return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            if self._ended == 0:
+                self._fail(f"invalid response: {error}")
+                return
+            self._begun += 1  # what follows the response is not even HTTP
+        if self._in_body:
+            self._body(exchange, data)
+            return
+        if self._head:
+            data = self._head + data
+            self._head = b""
+        try:
+            self._take_head(exchange, data)
+        except BadResponseError as error:
+            self._fail(f"invalid response: {error}")
+
+    def eof_received(self) -> None:
+        """Not usable any more; asyncio closes the transport next."""
+        self.alive = False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the exchange, if there is one."""
+        self.alive = False
+        exchange, self.exchange = self.exchange, None
+        if exchange is None:
+            self.pool.forget(self)
+        elif self._in_body:
+            if self._framing is _CLOSE and exc is None:
+                exchange.on_end()
+            else:
+                exchange.on_truncated("connection reset" if exc else "connection closed early")
+        elif self.reused and not self._begun and exchange.silence() < _STALE_WITHIN:
+            exchange.on_stale()
+        else:
+            exchange.on_failed("connection reset" if exc else "connection closed without an answer")
+
+    def pause_writing(self) -> None:
+        """Nothing to do: what is sent is at most one request, which is in memory anyway."""
+
+    def resume_writing(self) -> None:
+        """Nothing to do, see `pause_writing`."""
+
+    # The response.
+
+    def _take_head(self, exchange: Exchange, data: bytes) -> None:
+        end = data.find(_HEAD_END)
+        if end < 0:
+            if len(data) > MAX_HEAD:
+                raise BadResponseError("its head is too long")
+            self._head = data
+            return
+        request = exchange.request
+        head = parse_head(data[:end], request.head_only, request.http10)
+        rest = data[end + 4 :]
+        if head.status < 200:
+            if head.status == 101:
+                raise BadResponseError("it changes the protocol, which nobody asked for")
+            self._begun -= 1
+            self._ended -= 1
+            self.reused = False  # the connection is alive
+            exchange.on_interim(head)
+            if rest:
+                self._take_head(exchange, rest)
+            return
+        self._framing = framing = head.framing
+        if framing is _CHUNKED and self._begun > 1:
+            raise BadResponseError(_SURPLUS)
+        self._in_body = True
+        self._keep_alive = head.keep_alive
+        if framing is _LENGTH:
+            self._remaining = head.length
+            if len(rest) > head.length:
+                rest = rest[: head.length]
+                self._keep_alive = False
+        elif framing is _NONE:
+            if rest:
+                rest = b""
+                self._keep_alive = False
+            if request.head_only:
+                # llhttp waits for the body that a HEAD response announces and does not have.
+                self._parser = httptools.HttpResponseParser(self)
+        exchange.on_head(head, rest)
+        self._advance(exchange, len(rest))
+
+    def _body(self, exchange: Exchange, data: bytes) -> None:
+        if self._framing is _LENGTH:
+            if len(data) > self._remaining:
+                data = data[: self._remaining]
+                self._keep_alive = False
+        elif self._begun > 1 and self._framing is _CHUNKED:
+            # Where the response ends in these bytes is not known, and the client must not take what follows it for
+            # an answer.
+            self._fail(_SURPLUS)
+            return
+        exchange.on_body(data)
+        self._advance(exchange, len(data))
+
+    def _advance(self, exchange: Exchange, received: int) -> None:
+        """Finish if the body is complete with the bytes just passed on."""
+        framing = self._framing
+        if framing is _CHUNKED:
+            if not self._ended:
+                return
+        elif framing is _LENGTH:
+            self._remaining -= received
+            if self._remaining:
+                return
+        elif framing is _CLOSE:
+            return
+        self.exchange = None
+        if self._paused:
+            self.resume()
+        if self._keep_alive and self.alive and self.transport.get_write_buffer_size() == 0:
+            self.pool.give(self)
+        else:
+            self.close()
+        exchange.on_end()
+
+    def _fail(self, reason: str) -> None:
+        exchange, in_body = self.exchange, self._in_body
+        self.close()
+        if exchange is None:
+            return
+        if in_body:
+            exchange.on_truncated(reason)
+        else:
+            exchange.on_failed(reason)

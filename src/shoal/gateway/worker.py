@@ -1,0 +1,180 @@
+"""A gateway worker: one process, one event loop, told everything over its channel."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import resource
+import signal
+import socket
+
+import uvloop
+
+from shoal.gateway.channel import Channel, open_worker_end
+from shoal.gateway.client import ClientConnection
+from shoal.gateway.context import Gateway
+from shoal.gateway.counters import InFlight, SharedMetrics
+from shoal.gateway.messages import (
+    Drain,
+    EngineFault,
+    TableUpdate,
+    ToWorker,
+    WorkerFailed,
+    WorkerReady,
+    WorkerSettings,
+)
+from shoal.routing.table import RoutingTable
+
+log = logging.getLogger("shoal.gateway")
+
+BACKLOG = 4096
+"""Connections the kernel holds until they are accepted."""
+
+ORPHAN_DRAIN = 30.0
+"""Seconds a worker that has lost its node process gives open requests: their engines live on."""
+
+_FAILED = 1  # exit status
+
+
+class Worker:
+    """A gateway worker.
+
+    Args:
+        channel: this end of the channel's socket pair.
+        counters_fd: descriptor of the shared map.
+    """
+
+    def __init__(self, channel: socket.socket, counters_fd: int) -> None:
+        self._socket = channel
+        self._counters_fd = counters_fd
+        self._channel: Channel[ToWorker] | None = None
+        self._gateway: Gateway | None = None
+        self._servers: list[asyncio.Server] = []
+        self._drain_by: float | None = None
+        self._done: asyncio.Future[int] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> int:
+        """Serve until told to drain, or the channel closes. Return the exit status."""
+        loop = asyncio.get_running_loop()
+        self._done = loop.create_future()
+        loop.add_signal_handler(
+            signal.SIGINT, lambda: None
+        )  # a terminal's Ctrl-C goes to all: the node process acts
+        loop.add_signal_handler(signal.SIGTERM, self._drain, ORPHAN_DRAIN)
+        self._channel = await open_worker_end(self._socket, self._on_message, self._on_channel_lost)
+        try:
+            return await self._done
+        finally:
+            for connection in list(self._gateway.connections) if self._gateway else ():
+                connection.abort()
+            self._channel.close()
+            await asyncio.sleep(0)  # lets connections release what they hold
+
+    def _on_message(self, message: ToWorker) -> None:
+        if isinstance(message, WorkerSettings):
+            self._gateway = gateway = Gateway(
+                message,
+                InFlight(self._counters_fd, message.workers),
+                SharedMetrics(self._counters_fd, message.workers),
+                self._report,
+            )
+            os.close(self._counters_fd)
+            task = asyncio.get_running_loop().create_task(self._listen(gateway))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        elif isinstance(message, TableUpdate):
+            self._apply(message.table)
+        else:
+            assert isinstance(message, Drain)
+            self._drain(message.timeout)
+
+    def _on_channel_lost(self, error: Exception | None) -> None:
+        if error is not None:
+            log.warning("channel to the node process lost: %s", error)
+        self._drain(ORPHAN_DRAIN)
+
+    async def _listen(self, gateway: Gateway) -> None:
+        assert self._channel is not None
+        loop = asyncio.get_running_loop()
+        host, port = gateway.settings.host, gateway.settings.port
+        try:
+            server = await loop.create_server(
+                lambda: ClientConnection(gateway), host, port, reuse_port=True, backlog=BACKLOG
+            )
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error
+            self._channel.send(WorkerFailed(f"cannot listen on {host}:{port}: {reason}"))
+            self._finish(_FAILED)
+            return
+        if self._drain_by is not None:
+            server.close()
+        self._servers.append(server)
+        loop.call_later(gateway.tick_interval, self._tick)
+        # What exists now stays: spare the collector going through it again and again.
+        gc.collect()
+        gc.freeze()
+        self._channel.send(WorkerReady(os.getpid()))
+
+    def _apply(self, table: RoutingTable) -> None:
+        assert self._gateway is not None
+        try:
+            self._gateway.apply(table)
+        except ValueError as error:
+            log.error("routing table %d is not applied: %s", table.version, error)
+
+    def _report(self, fault: EngineFault) -> None:
+        assert self._channel is not None
+        self._channel.send(fault)
+
+    def _tick(self) -> None:
+        gateway = self._gateway
+        assert gateway is not None
+        gateway.tick()
+        if self._drain_by is not None and (not gateway.connections or gateway.now() >= self._drain_by):
+            self._finish(0)
+        else:
+            asyncio.get_running_loop().call_later(gateway.tick_interval, self._tick)
+
+    def _drain(self, timeout: float) -> None:
+        if self._drain_by is not None:
+            return
+        gateway = self._gateway
+        if gateway is None:
+            self._finish(0)
+            return
+        self._drain_by = gateway.now() + timeout
+        for server in self._servers:
+            server.close()
+        gateway.drain()
+        if not gateway.connections:
+            self._finish(0)
+
+    def _finish(self, status: int) -> None:
+        if self._done is not None and not self._done.done():
+            self._done.set_result(status)
+
+
+def _raise_file_limit() -> None:
+    """Two descriptors per open request: take as many as this process may have."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def main(channel_fd: int, counters_fd: int) -> int:
+    """Run a worker in this process.
+
+    Args:
+        channel_fd: descriptor of this end of the channel.
+        counters_fd: descriptor of the shared map.
+
+    Returns:
+        Exit status: 0 after a drain, 1 when it could not listen.
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    _raise_file_limit()
+    worker = Worker(socket.socket(fileno=channel_fd), counters_fd)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(worker.run())
