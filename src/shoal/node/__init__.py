@@ -1,0 +1,1 @@
+"""The node process: wiring, reconcile rules, events, control API."""

@@ -1,0 +1,379 @@
+"""The node process: everything a node consists of, wired together, from its start to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from shoal import __version__
+from shoal.cluster.detector import Timers as MembershipTimers
+from shoal.cluster.endpoint import BindError
+from shoal.cluster.identity import IdentityInUse
+from shoal.cluster.membership import Membership, MembershipSettings
+from shoal.cluster.view import NodeReport, View, remote_in_flight
+from shoal.config import Config, Node
+from shoal.engine.gpu import list_gpus, visible
+from shoal.engine.machine import this_machine
+from shoal.gateway.counters import SLOTS
+from shoal.gateway.messages import EngineFault, WorkerSettings
+from shoal.node import ports, tables
+from shoal.node.control import ControlServer
+from shoal.node.engines import Engines
+from shoal.node.errors import StartError
+from shoal.node.events import Events
+from shoal.node.identity import advertised_address, listen_address, local_nodes
+from shoal.node.placement import place
+from shoal.node.reconcile import Local, Timers, Wanted, plan
+from shoal.node.slots import Slots
+from shoal.node.specs import engine_spec, weights_size
+from shoal.node.status import status_document
+from shoal.node.watch import Externals, Orphans
+from shoal.node.workers import Workers
+from shoal.observe.metrics import NodeCollector, render
+from shoal.routing.table import RoutingTable
+
+# Desired and actual state are compared on every event, and this often without one. Seconds.
+_TICK = 1.0
+# More decisions than this in one go would be rules that contradict each other.
+_MAX_DECISIONS = 1000
+# The kernel's limit for the path of a unix socket is 107 bytes.
+_MAX_SOCKET_PATH = 107
+
+
+def run(config: Config, node: Node) -> int:
+    """Run `node` of `config` until it is stopped; return the exit status.
+
+    0 after a graceful stop, 1 when a second signal stopped it at once.
+
+    Raises:
+        StartError: the node cannot start.
+    """
+    with (
+        _sole_owner(config.state_dir_of(node.name), node.name),
+        _socket_dir(config.state_dir_of(node.name)) as sockets,
+    ):
+        return uvloop.run(_Node(config, node, sockets / "control.sock").run())
+
+
+class _Node:
+    """One node process. Its parts do the work; this says who tells whom what."""
+
+    def __init__(self, config: Config, node: Node, control_socket: Path) -> None:
+        self._config = config
+        self._node = node
+        self._began = time.monotonic()
+        self._events = Events()
+        self._wake = asyncio.Event()
+        self._leaving = False
+        self._view = View(me=node.name)
+        self._table = RoutingTable(version=0)
+        self._slots = Slots(SLOTS)
+        self._listen = listen_address(node)
+        ports.require_free(node.name, self._listen, node.port)
+        self._engines = self._make_engines()
+        self._orphans = Orphans(self._wake.set)
+        self._externals = Externals(config, self._slots, self._events, self._wake.set)
+        self._workers = Workers(self._worker_settings(control_socket), self._events, self._on_fault)
+        self._control = ControlServer(self, control_socket)
+        self._collector = NodeCollector(self._current_view, self._workers.metrics.totals, self._engine_counts)
+        self._membership = Membership(self._membership_settings(), self._report, self._on_view)
+
+    # -- making the parts
+
+    def _make_engines(self) -> Engines:
+        config, node = self._config, self._node
+        weights = {m.name: size for m in config.models if m.path and (size := weights_size(Path(m.path)))}
+        gpus = visible(list_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES"))
+        placements = place(config, node, gpus, weights)
+        specs = {p.id: engine_spec(p, config, self._listen) for p in placements}
+        self._wanted = {s.id: Wanted(id=s.id, fingerprint=s.fingerprint()) for s in specs.values()}
+        recovery = config.recovery
+        self._timers = Timers(
+            start_timeout=config.engines.start_timeout,
+            restart_delay=recovery.restart_delay,
+            restart_delay_max=recovery.restart_delay_max,
+            healthy_after=recovery.healthy_after,
+            unhealthy_after=3 * config.engines.probe_timeout,
+        )
+        # Nodes of one machine share its cores and memory; the others run about as many engines as this one.
+        sharing = len(placements) * max(1, len(local_nodes(config)))
+        return Engines(
+            node=node.name,
+            specs=specs,
+            settings=config.engines,
+            state_dir=config.state_dir_of(node.name),
+            machine=this_machine(sharing),
+            advertised=advertised_address(node),
+            drain_timeout=recovery.drain_timeout,
+            settle=2 * config.cluster.heartbeat_interval,
+            events=self._events,
+            on_change=self._wake.set,
+        )
+
+    def _worker_settings(self, control_socket: Path) -> WorkerSettings:
+        gateway = self._config.gateway
+        return WorkerSettings(
+            index=0,
+            workers=gateway.worker_count(),
+            node=self._node.name,
+            host=self._listen,
+            port=self._node.port,
+            control_socket=str(control_socket),
+            max_body=gateway.max_body,
+            max_header=gateway.max_header,
+            connect_timeout=gateway.connect_timeout,
+            response_timeout=self._config.communication.timeout,
+            idle_timeout=gateway.idle_timeout,
+            header_timeout=gateway.header_timeout,
+            keepalive=gateway.keepalive,
+            max_attempts=gateway.max_attempts,
+        )
+
+    def _membership_settings(self) -> MembershipSettings:
+        cluster = self._config.cluster
+        return MembershipSettings(
+            name=self._node.name,
+            bind=self._listen,
+            port=self._node.port,
+            peers=tuple((n.host, n.port) for n in self._config.nodes),
+            cluster=cluster.name,
+            secret=cluster.secret,
+            timers=MembershipTimers(
+                interval=cluster.heartbeat_interval,
+                suspect_after=cluster.suspect_after,
+                confirm_timeout=cluster.confirm_timeout,
+                leave_after=cluster.leave_after,
+            ),
+        )
+
+    # -- life
+
+    async def run(self) -> int:
+        """Start, serve until a signal comes, stop; return the exit status."""
+        signals = _Signals()
+        background: list[asyncio.Task[Any]] = []
+        try:
+            await self._start(background)
+            self._events.add(
+                f"node {self._node.name} is up: http://{self._node.name}/v1 answers for the cluster"
+            )
+            reconciling = asyncio.create_task(self._reconcile())
+            background.append(reconciling)
+            await asyncio.wait({reconciling, signals.first}, return_when=asyncio.FIRST_COMPLETED)
+            if reconciling.done():
+                reconciling.result()  # raises: the rules never end by themselves
+            leaving = asyncio.create_task(self._leave())
+            await asyncio.wait({leaving, signals.second}, return_when=asyncio.FIRST_COMPLETED)
+            if not leaving.done():
+                self._events.add("second signal: stopping at once", "warning")
+                leaving.cancel()
+                return 1
+            leaving.result()
+            return 0
+        finally:
+            await self._end(background)
+
+    async def _start(self, background: list[asyncio.Task[Any]]) -> None:
+        background.append(asyncio.create_task(self._control.serve()))
+        # Before anybody is told that this node is back: what went on running must be known as ready.
+        await self._engines.adopt()
+        try:
+            await self._membership.check_identity()
+            await self._membership.start()
+        except (IdentityInUse, BindError) as error:
+            raise StartError(str(error)) from error
+        self._view = self._membership.view()
+        self._externals.start()
+        await self._workers.start()
+        background.append(asyncio.create_task(self._share_loads()))
+
+    async def _leave(self) -> None:
+        """Drain: no new requests, running ones finish, engines stop."""
+        timeout = self._config.recovery.drain_timeout
+        self._events.add(f"node {self._node.name} is draining: running requests have {timeout:g} s to finish")
+        self._leaving = True
+        self._membership.announce()
+        self._wake.set()
+        # Requests that this gateway has open may run on our own engines: first the one, then the other.
+        await self._workers.drain(timeout)
+        await self._engines.stop_all()
+        await self._membership.stop(goodbye=True)
+        self._events.add(f"node {self._node.name} has stopped")
+
+    async def _end(self, background: list[asyncio.Task[Any]]) -> None:
+        """End what is left, whatever happened before."""
+        self._workers.kill()
+        self._orphans.stop()
+        self._externals.stop()
+        self._control.stop()
+        await self._engines.kill_all()
+        await self._membership.stop(goodbye=True)
+        for task in background[1:]:
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(*background, return_exceptions=True)
+
+    # -- reconciling
+
+    async def _reconcile(self) -> None:
+        while True:
+            self._wake.clear()
+            self._decide()
+            self._view = self._membership.view()
+            self._orphans.update(self._view)
+            self._update_table()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), _TICK)
+
+    def _decide(self) -> None:
+        for _ in range(_MAX_DECISIONS):
+            local = Local(now=time.monotonic(), engines=self._engines.actual(), leaving=self._leaving)
+            action = plan(self._wanted, local, self._timers)
+            if action is None:
+                return
+            self._engines.apply(action)
+            self._membership.announce()
+        raise RuntimeError(f"more than {_MAX_DECISIONS} decisions in one go, the last: {action}")
+
+    def _update_table(self) -> None:
+        table = tables.routing_table(
+            self._config,
+            self._view,
+            version=self._table.version,
+            slot=self._slots,
+            answers=self._orphans.answers,
+            externals=self._externals.known(),
+            local_host=self._listen,
+            draining=self._leaving,
+        )
+        if table != self._table:
+            self._table = tables.next_version(table)
+            self._workers.update(self._table)
+
+    # -- what the parts tell each other
+
+    def _on_view(self, view: View, sentences: list[str]) -> None:
+        self._view = view
+        for sentence in sentences:
+            self._events.add(sentence, "warning" if " is dead" in sentence else "info")
+        self._wake.set()
+
+    def _on_fault(self, fault: EngineFault) -> None:
+        times = f" ({fault.count} times)" if fault.count > 1 else ""
+        self._events.add(f"gateway: engine {fault.engine}: {fault.reason}{times}", "warning")
+        self._wake.set()
+
+    def _report(self) -> NodeReport:
+        in_flight = self._workers.in_flight
+        counts = {engine: in_flight.local(slot) for engine, slot in self._slots.known().items()}
+        return NodeReport(
+            name=self._node.name,
+            version=__version__,
+            role=self._node.role,
+            config_hash=self._config.agreed_hash(),
+            draining=self._leaving,
+            engines=self._engines.reports(),
+            in_flight={engine: count for engine, count in counts.items() if count},
+        )
+
+    async def _share_loads(self) -> None:
+        """Let the workers see what other nodes' gateways have open, as the heartbeats bring it."""
+        while True:
+            loads = remote_in_flight(self._membership.view())
+            slots = {self._slots.get(engine): count for engine, count in loads.items()}
+            self._workers.in_flight.set_remote({s: n for s, n in slots.items() if s is not None})
+            await asyncio.sleep(self._config.cluster.heartbeat_interval / 2)
+
+    # -- what the control app shows
+
+    def self_document(self) -> dict[str, Any]:
+        """Return who this is."""
+        return {"node": self._node.name, "version": __version__, "pid": os.getpid()}
+
+    def status(self) -> dict[str, Any]:
+        """Return the status document."""
+        return status_document(
+            self._current_view(),
+            cluster=self._config.cluster.name,
+            uptime=time.monotonic() - self._began,
+            events=self._events.last(),
+            externals=self._externals.known(),
+            workers=self._workers.status(),
+        )
+
+    def metrics(self) -> bytes:
+        """Return this node's metrics in Prometheus' text format."""
+        return render(self._collector)
+
+    def _current_view(self) -> View:
+        return self._membership.view()
+
+    def _engine_counts(self) -> Iterator[tuple[str, int, int]]:
+        for engine, slot in self._slots.known().items():
+            yield engine, *self._workers.metrics.per_engine(slot)
+
+
+class _Signals:
+    """SIGINT and SIGTERM as futures: the first asks for a graceful stop, the second for one at once."""
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.first: asyncio.Future[None] = loop.create_future()
+        self.second: asyncio.Future[None] = loop.create_future()
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(signum, self._came)
+
+    def _came(self) -> None:
+        waiting = next((f for f in (self.first, self.second) if not f.done()), None)
+        if waiting is not None:
+            waiting.set_result(None)
+
+
+@contextlib.contextmanager
+def _sole_owner(state_dir: Path, name: str) -> Iterator[None]:
+    """Hold the lock of a node's state directory: two processes would end each other's engines.
+
+    Raises:
+        StartError: another process has it, or the directory cannot be used.
+    """
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = (state_dir / "lock").open("a+")
+    except OSError as error:
+        raise StartError(
+            f"the state directory {state_dir} cannot be used: {error.strerror}. Set `state_dir` to one that can."
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            pid = lock.read().strip() or "unknown"
+            raise StartError(
+                f"node {name} already runs on this machine (process {pid}, state in {state_dir}). One identity, one "
+                "process: stop that one first, or start this one as another node with --node HOST:PORT."
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+@contextlib.contextmanager
+def _socket_dir(state_dir: Path) -> Iterator[Path]:
+    """Yield a directory whose sockets' paths are short enough: the state directory, or a temporary one."""
+    if len(str(state_dir / "control.sock").encode()) <= _MAX_SOCKET_PATH:
+        yield state_dir
+        return
+    with tempfile.TemporaryDirectory(prefix="shoal-") as short:
+        yield Path(short)

@@ -1,0 +1,255 @@
+"""What a node does next. Pure rules: desired and actual state in, one action with its reason out.
+
+`plan` tries the rules in order and the first that has something to do wins. The node process applies the action and
+asks again until there is none. Nothing here reads a clock, starts a process or touches the network: tests feed data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import msgspec
+
+from shoal.cluster.view import EngineState
+
+
+class Timers(msgspec.Struct, frozen=True, kw_only=True):
+    """The timers the rules know, seconds.
+
+    Attributes:
+        start_timeout: an engine that is not ready after this has failed to start.
+        restart_delay: before the first restart; doubles with each failure that follows.
+        restart_delay_max: the delay never grows beyond this.
+        healthy_after: an engine that was ready this long is forgiven its earlier failures.
+        unhealthy_after: a ready engine that did not answer for this long gets no more requests.
+    """
+
+    start_timeout: float = 900.0
+    restart_delay: float = 1.0
+    restart_delay_max: float = 60.0
+    healthy_after: float = 120.0
+    unhealthy_after: float = 15.0
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """An engine that should run: its id and the fingerprint of how it should be started."""
+
+    id: str
+    fingerprint: str
+
+
+class Actual(msgspec.Struct, frozen=True, kw_only=True):
+    """An engine as it is. Times are seconds on the clock that `Local.now` reads.
+
+    Attributes:
+        id: unique on the node.
+        state: where it is in its life.
+        since: when it got there.
+        fingerprint: of what runs; empty when nothing does.
+        running: a process exists.
+        ready: it answered /health and the canary since it was started.
+        answered: when it last answered /health; None if it never did.
+        exit: sentence of an exit that no rule has handled yet ("exited with code 1"), else None.
+        failures: exits and failed starts since it was last forgiven.
+        next_start: not started again before this; None when nothing holds it back.
+    """
+
+    id: str
+    state: EngineState
+    since: float
+    fingerprint: str = ""
+    running: bool = False
+    ready: bool = False
+    answered: float | None = None
+    exit: str | None = None
+    failures: int = 0
+    next_start: float | None = None
+
+
+class Local(msgspec.Struct, frozen=True, kw_only=True):
+    """This node at one moment. `leaving`: a graceful stop is under way, nothing is started any more."""
+
+    now: float
+    engines: Mapping[str, Actual] = {}
+    leaving: bool = False
+
+
+class Action(msgspec.Struct, frozen=True, kw_only=True):
+    """What to do with one engine, and the sentence that says why."""
+
+    engine: str
+    reason: str
+
+
+class Start(Action, frozen=True, kw_only=True):
+    """Start the engine."""
+
+
+class Retry(Action, frozen=True, kw_only=True):
+    """Clean up what an exit left and start again at `at`."""
+
+    at: float
+    failures: int
+
+
+class Stop(Action, frozen=True, kw_only=True):
+    """End the engine: gracefully and for good, or to be started anew by a later rule."""
+
+
+class Kill(Action, frozen=True, kw_only=True):
+    """End the engine's processes at once: it has failed. Its exit is handled like any other."""
+
+
+class Forget(Action, frozen=True, kw_only=True):
+    """Drop an engine that is neither wanted nor running."""
+
+
+class MarkReady(Action, frozen=True, kw_only=True):
+    """It may get requests."""
+
+
+class MarkUnhealthy(Action, frozen=True, kw_only=True):
+    """It gets no more requests until it answers again."""
+
+
+class Forgive(Action, frozen=True, kw_only=True):
+    """Forget its earlier failures."""
+
+
+def plan(wanted: Mapping[str, Wanted], local: Local, timers: Timers) -> Action | None:
+    """Return the next action, None when actual and desired state agree.
+
+    Args:
+        wanted: engines that should run on this node, by id.
+        local: the node as it is.
+        timers: the configured timers.
+    """
+    return (
+        _drop_unwanted(wanted, local)
+        or _retry_after_exit(local, timers)
+        or _stop_unwanted(wanted, local)
+        or _replace_changed(wanted, local)
+        or _fail_slow_start(local, timers)
+        or _mark_ready(local)
+        or _mark_unhealthy(local, timers)
+        or _forgive(local, timers)
+        or _start(wanted, local)
+    )
+
+
+def restart_delay(engine: str, failures: int, timers: Timers) -> float:
+    """Return how long to wait before the start that follows the `failures`-th failure, seconds.
+
+    Doubles from `restart_delay` up to `restart_delay_max`, then up to a fifth is taken off. The share is derived from
+    the engine's name and the count, so that engines that fail together do not come back together.
+    """
+    delay: float = min(timers.restart_delay * 2.0 ** min(failures - 1, 30), timers.restart_delay_max)
+    digest = hashlib.blake2s(f"{engine}:{failures}".encode(), digest_size=2).digest()
+    return delay * (1 - 0.2 * int.from_bytes(digest) / 0xFFFF)
+
+
+def _drop_unwanted(wanted: Mapping[str, Wanted], local: Local) -> Action | None:
+    for engine in local.engines.values():
+        if engine.id not in wanted and not engine.running:
+            return Forget(engine=engine.id, reason=f"engine {engine.id} is gone: it is no longer wanted")
+    return None
+
+
+def _retry_after_exit(local: Local, timers: Timers) -> Action | None:
+    for engine in local.engines.values():
+        if engine.exit is None or engine.running:
+            continue
+        failures = engine.failures + 1
+        delay = restart_delay(engine.id, failures, timers)
+        times = f", failure {failures} in a row" if failures > 1 else ""
+        return Retry(
+            engine=engine.id,
+            at=local.now + delay,
+            failures=failures,
+            reason=f"engine {engine.id} restarts in {delay:.0f} s: it {engine.exit}{times}",
+        )
+    return None
+
+
+def _stop_unwanted(wanted: Mapping[str, Wanted], local: Local) -> Action | None:
+    for engine in local.engines.values():
+        if engine.running and engine.id not in wanted and engine.state is not EngineState.STOPPING:
+            return Stop(engine=engine.id, reason=f"engine {engine.id} stops: it is no longer wanted")
+    return None
+
+
+def _replace_changed(wanted: Mapping[str, Wanted], local: Local) -> Action | None:
+    if any(_settling(e) for e in local.engines.values()):
+        return None  # one by one: never a second engine away while another is not back yet
+    for engine in local.engines.values():
+        want = wanted.get(engine.id)
+        if want and engine.running and engine.fingerprint != want.fingerprint:
+            return Stop(engine=engine.id, reason=f"engine {engine.id} is replaced: its configuration changed")
+    return None
+
+
+def _settling(engine: Actual) -> bool:
+    return engine.state in (EngineState.STARTING, EngineState.STOPPING, EngineState.DRAINING)
+
+
+def _fail_slow_start(local: Local, timers: Timers) -> Action | None:
+    for engine in local.engines.values():
+        slow = local.now - engine.since >= timers.start_timeout
+        if engine.state is EngineState.STARTING and engine.running and slow and not engine.ready:
+            return Kill(
+                engine=engine.id,
+                reason=f"engine {engine.id} is killed: it was not ready within {timers.start_timeout:g} s "
+                "(engines.start_timeout)",
+            )
+    return None
+
+
+def _mark_ready(local: Local) -> Action | None:
+    for engine in local.engines.values():
+        if not engine.running or not engine.ready:
+            continue
+        if engine.state is EngineState.STARTING:
+            took = local.now - engine.since
+            return MarkReady(engine=engine.id, reason=f"engine {engine.id} is ready after {took:.0f} s")
+        if engine.state is EngineState.UNHEALTHY and engine.answered and engine.answered > engine.since:
+            return MarkReady(engine=engine.id, reason=f"engine {engine.id} answers again")
+    return None
+
+
+def _mark_unhealthy(local: Local, timers: Timers) -> Action | None:
+    for engine in local.engines.values():
+        if engine.state is not EngineState.READY or not engine.running:
+            continue
+        silent = local.now - max(engine.answered or 0.0, engine.since)
+        if silent >= timers.unhealthy_after:
+            return MarkUnhealthy(
+                engine=engine.id,
+                reason=f"engine {engine.id} gets no more requests: /health did not answer for {silent:.0f} s",
+            )
+    return None
+
+
+def _forgive(local: Local, timers: Timers) -> Action | None:
+    for engine in local.engines.values():
+        healthy = engine.state is EngineState.READY and local.now - engine.since >= timers.healthy_after
+        if engine.failures and healthy:
+            return Forgive(
+                engine=engine.id,
+                reason=f"engine {engine.id} was healthy for {timers.healthy_after:g} s: its failures are forgiven",
+            )
+    return None
+
+
+def _start(wanted: Mapping[str, Wanted], local: Local) -> Action | None:
+    if local.leaving:
+        return None
+    for want in wanted.values():
+        engine = local.engines.get(want.id)
+        if engine is None:
+            return Start(engine=want.id, reason=f"engine {want.id} starts")
+        held = engine.next_start is not None and local.now < engine.next_start
+        if not engine.running and engine.exit is None and not held:
+            again = f" again (failure count {engine.failures})" if engine.failures else ""
+            return Start(engine=want.id, reason=f"engine {want.id} starts{again}")
+    return None

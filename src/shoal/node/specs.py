@@ -1,0 +1,54 @@
+"""From a placement to all it takes to start the engine. Reads the configuration, touches nothing."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from shoal.config import Config
+from shoal.engine.command import cli_args, option
+from shoal.engine.spec import EngineSpec
+from shoal.node.placement import Placement
+
+
+def engine_spec(placement: Placement, config: Config, listen: str) -> EngineSpec:
+    """Return the spec of a placed engine, its port still open (0).
+
+    Args:
+        placement: the engine, its model and its GPUs.
+        config: the configuration.
+        listen: numeric address the engine listens on.
+    """
+    model = placement.model
+    assert model.engine in ("vllm", "sim")
+    args = cli_args(model.args)
+    return EngineSpec(
+        id=placement.id,
+        model=model.name,
+        kind=model.engine,
+        model_path=str(model.path),
+        served_name=model.name,
+        args=(*_parallel(placement, args), *args),
+        env=dict(model.env),
+        gpus=placement.gpus,
+        host=listen,
+        python=str(config.engines.python or sys.executable),
+    )
+
+
+def _parallel(placement: Placement, args: Sequence[str]) -> tuple[str, ...]:
+    """Return the argument that spreads an engine over its GPUs, unless the user said how."""
+    chosen = option(args, "--tensor-parallel-size", "-tp", "--pipeline-parallel-size", "-pp")
+    if placement.model.engine != "vllm" or len(placement.gpus) < 2 or chosen is not None:
+        return ()
+    return ("--tensor-parallel-size", str(len(placement.gpus)))
+
+
+def weights_size(path: Path) -> int | None:
+    """Return the bytes of a model's weights in a directory, None when there are none to see (a hub id)."""
+    for pattern in ("*.safetensors", "*.bin", "*.gguf"):
+        sizes = [f.stat().st_size for f in path.glob(pattern)]
+        if sizes:
+            return sum(sizes)
+    return None

@@ -1,0 +1,128 @@
+"""A node's metrics in Prometheus' text format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import generate_latest
+from prometheus_client.registry import Collector, CollectorRegistry
+
+from shoal.cluster.view import EngineReport, EngineState, MemberState, View
+
+
+class GatewayTotals(Protocol):
+    """What the gateway workers of this node counted together; further numbers are read by name, see `_COUNTERS`."""
+
+    @property
+    def requests(self) -> Mapping[tuple[str, bool], int]:
+        """Answered requests by status class (``2xx``) and whether they were streamed."""
+        ...
+
+
+_COUNTERS = {
+    "retries": "Requests moved to another engine before their first byte.",
+    "upstream_faults": "Connections that an engine refused, reset or cut.",
+    "truncated": "Answers that broke off after their first byte had reached the client.",
+    "client_disconnects": "Clients that went away before their answer was complete.",
+    "bad_requests": "Requests refused because they are no proper HTTP.",
+    "connections": "Client connections accepted.",
+    "bytes_in": "Bytes of request bodies passed on to engines.",
+    "bytes_out": "Bytes of answers passed on to clients.",
+}
+_GAUGES = {
+    "open_connections": "Client connections open now.",
+    "open_requests": "Requests that engines hold now for this node's gateway.",
+}
+
+
+class NodeCollector(Collector):
+    """Collects at scrape time; nothing is kept.
+
+    Args:
+        view: returns the current view.
+        totals: returns the sums over the gateway workers.
+        engines: returns (full id, requests dispatched, faults) of each engine this node's gateway has used.
+    """
+
+    def __init__(
+        self,
+        view: Callable[[], View],
+        totals: Callable[[], GatewayTotals],
+        engines: Callable[[], Iterable[tuple[str, int, int]]],
+    ) -> None:
+        self._view = view
+        self._totals = totals
+        self._engines = engines
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield every metric family (prometheus_client calls this)."""
+        yield from self._gateway()
+        yield from _cluster(self._view())
+
+    def _gateway(self) -> Iterable[Metric]:
+        totals = self._totals()
+        requests = CounterMetricFamily(
+            "shoal_gateway_requests", "Answered requests by status class.", labels=["code", "streamed"]
+        )
+        for (code, streamed), count in totals.requests.items():
+            requests.add_metric([code, str(streamed).lower()], count)
+        yield requests
+        for name, text in _COUNTERS.items():
+            yield CounterMetricFamily(f"shoal_gateway_{name}", text, value=getattr(totals, name))
+        for name, text in _GAUGES.items():
+            yield GaugeMetricFamily(f"shoal_gateway_{name}", text, value=getattr(totals, name))
+        dispatched = CounterMetricFamily(
+            "shoal_gateway_engine_requests", "Requests dispatched to an engine.", labels=["engine"]
+        )
+        faults = CounterMetricFamily("shoal_gateway_engine_faults", "Faults of an engine.", labels=["engine"])
+        for engine, count, failed in self._engines():
+            dispatched.add_metric([engine], count)
+            faults.add_metric([engine], failed)
+        yield dispatched
+        yield faults
+
+
+def _cluster(view: View) -> Iterable[Metric]:
+    members = GaugeMetricFamily(
+        "shoal_member_state", "1 for the state this node believes a member is in.", labels=["member", "state"]
+    )
+    for member in view.members:
+        for state in MemberState:
+            members.add_metric([member.name, state], member.state is state)
+    yield members
+    yield GaugeMetricFamily("shoal_isolated", "1 while most members vanished at once.", value=view.isolated)
+    me = view.member(view.me)
+    own = me.report.engines if me and me.report else ()
+    states = GaugeMetricFamily(
+        "shoal_engine_state",
+        "1 for the state one of this node's engines is in.",
+        labels=["engine", "model", "state"],
+    )
+    for engine in own:
+        for engine_state in EngineState:
+            states.add_metric([engine.id, engine.model, engine_state], engine.state is engine_state)
+    yield states
+    yield CounterMetricFamily(
+        "shoal_engine_restarts", "Restarts of this node's engines.", value=sum(e.restarts for e in own)
+    )
+    yield _load("shoal_engine_running", "Requests an engine runs.", own, lambda e: e.running)
+    yield _load("shoal_engine_waiting", "Requests queued in an engine.", own, lambda e: e.waiting)
+    yield _load("shoal_engine_kv_usage", "Share of an engine's KV cache in use.", own, lambda e: e.kv_usage)
+
+
+def _load(
+    name: str, text: str, engines: Iterable[EngineReport], value: Callable[[EngineReport], float]
+) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, text, labels=["engine", "model"])
+    for engine in engines:
+        family.add_metric([engine.id, engine.model], value(engine))
+    return family
+
+
+def render(collector: NodeCollector) -> bytes:
+    """Return the metrics in Prometheus' text format."""
+    registry = CollectorRegistry()
+    registry.register(collector)
+    return generate_latest(registry)

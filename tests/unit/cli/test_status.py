@@ -1,0 +1,53 @@
+from io import StringIO
+from typing import Any
+
+from rich.console import Console
+
+from shoal.cli.status import render
+
+
+def document(**more: Any) -> dict[str, Any]:
+    engine = {
+        "id": "m-0", "model": "m", "kind": "vllm", "state": "waiting", "host": "127.0.0.1", "port": 1,
+        "running": 2, "waiting": 3, "kv_usage": 0.25, "restarts": 4, "since": 7.2,
+        "errors": ["ValueError: no such model"], "detail": "restarts in 4 s: it exited with code 1",
+    }  # fmt: skip
+    mine = {
+        "name": "127.0.0.1:8000", "state": "alive", "age": 0.0, "is_self": True, "role": "serve",
+        "version": "0.1.0", "config_hash": "x", "engines": [engine],
+    }  # fmt: skip
+    never = {
+        "name": "127.0.0.1:8001", "state": "unknown", "age": None, "is_self": False, "role": None,
+        "version": None, "config_hash": None, "engines": [],
+    }  # fmt: skip
+    events = [{"time": 0.0, "level": "warning", "text": f"event {i}"} for i in range(5)]
+    return {
+        "node": "127.0.0.1:8000", "cluster": "shoal", "isolated": False,
+        "members": [mine, never], "external": [], "events": events,
+    } | more  # fmt: skip
+
+
+def shown(value: dict[str, Any], events: int = 2) -> str:
+    out = StringIO()
+    Console(file=out, width=200).print(render(value, events))
+    return out.getvalue()
+
+
+def test_members_engines_errors_and_the_last_events_are_shown():
+    text = shown(document())
+    for part in (
+        "engines ready 0/1",
+        "this node",
+        "127.0.0.1:8000/m-0",
+        "restarts in 4 s: it exited with code 1",
+        "ValueError: no such model",
+        "25%",
+        "never",
+    ):
+        assert part in text
+    assert "event 4" in text
+    assert "event 2" not in text
+
+
+def test_being_cut_off_is_said():
+    assert "cut off" in shown(document(isolated=True))

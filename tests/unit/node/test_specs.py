@@ -1,0 +1,43 @@
+from pathlib import Path
+
+from shoal.config import Config
+from shoal.node.placement import Placement
+from shoal.node.specs import engine_spec, weights_size
+from support.configs import config
+
+
+def one(model: str) -> Config:
+    return config(f"nodes: [{{host: 127.0.0.1}}]\nmodel: {model}")
+
+
+def test_a_spec_holds_all_it_takes_to_start_the_engine():
+    c = one("{path: /models/m, name: chat, args: {max_model_len: 2048}, env: {A: b}}")
+    spec = engine_spec(Placement("chat-0", c.models[0], (1,)), c, "10.0.0.1")
+    assert (spec.id, spec.model, spec.served_name, spec.model_path) == ("chat-0", "chat", "chat", "/models/m")
+    assert (spec.args, spec.env, spec.gpus) == (("--max-model-len", "2048"), {"A": "b"}, (1,))
+    assert (spec.host, spec.port) == ("10.0.0.1", 0)
+
+
+def test_an_engine_over_several_gpus_is_tensor_parallel_unless_the_user_said_how():
+    c = one("{path: m}")
+    assert engine_spec(Placement("m-0", c.models[0], (0, 1)), c, "h").args == ("--tensor-parallel-size", "2")
+    own = one("{path: m, args: {pipeline_parallel_size: 2}}")
+    args = engine_spec(Placement("m-0", own.models[0], (0, 1)), own, "h").args
+    assert args == ("--pipeline-parallel-size", "2")
+
+
+def test_a_changed_argument_changes_the_fingerprint():
+    def fingerprint(length: int) -> str:
+        c = one(f"{{path: m, args: {{max_model_len: {length}}}}}")
+        return engine_spec(Placement("m-0", c.models[0]), c, "h").fingerprint()
+
+    assert fingerprint(1) == fingerprint(1) != fingerprint(2)
+
+
+def test_weights_are_the_sum_of_the_files_of_one_format(tmp_path: Path):
+    assert weights_size(tmp_path) is None
+    (tmp_path / "pytorch_model.bin").write_bytes(b"x" * 5)
+    assert weights_size(tmp_path) == 5
+    for i in range(2):
+        (tmp_path / f"model-{i}.safetensors").write_bytes(b"x" * 7)
+    assert weights_size(tmp_path) == 14

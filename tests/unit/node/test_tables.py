@@ -1,0 +1,114 @@
+import json
+
+import pytest
+
+from shoal.cluster.view import EngineReport, EngineState, Member, MemberState, NodeReport, View
+from shoal.node.tables import External, pending, routable, routing_table
+from shoal.routing.table import EngineTarget
+from support.configs import config
+
+CONFIG = config(
+    """
+    nodes: [{host: 127.0.0.1, port: 8000}, {host: 127.0.0.1, port: 8001, weight: 3}]
+    model: {path: /models/m, policy: round_robin}
+    """
+)
+
+
+def engine(state: EngineState = EngineState.READY, **more: object) -> EngineReport:
+    facts = {
+        "id": "m-0",
+        "model": "m",
+        "kind": "vllm",
+        "host": "127.0.0.1",
+        "port": 20000,
+        "served": ("m",),
+    } | more
+    return EngineReport(state=state, **facts)  # type: ignore[arg-type]
+
+
+def member(port: int, state: MemberState, *engines: EngineReport, draining: bool = False) -> Member:
+    name = f"127.0.0.1:{port}"
+    report = NodeReport(name=name, version="1", engines=engines, draining=draining)
+    return Member(name=name, state=state, report=report)
+
+
+def view(*members: Member) -> View:
+    return View(me="127.0.0.1:8000", members=members)
+
+
+def table(seen: View, answers: dict[str, bool] | None = None, externals: list[External] | None = None):
+    return routing_table(CONFIG, seen, version=1, slot=len, answers=answers or {}, externals=externals or [])
+
+
+ALIVE, SUSPECT, DEAD, LEFT = MemberState.ALIVE, MemberState.SUSPECT, MemberState.DEAD, MemberState.LEFT
+
+
+def test_ready_engines_of_all_members_are_routed_to_with_their_nodes_weight():
+    seen = view(member(8000, ALIVE, engine()), member(8001, ALIVE, engine()))
+    targets = table(seen).routes["m"].engines
+    assert [(t.id, t.weight) for t in targets] == [("127.0.0.1:8000/m-0", 1.0), ("127.0.0.1:8001/m-0", 3.0)]
+    assert table(seen).routes["m"].policy == "round_robin"
+
+
+@pytest.mark.parametrize("state", [s for s in EngineState if s is not EngineState.READY])
+def test_an_engine_that_is_not_ready_gets_nothing(state: EngineState):
+    assert table(view(member(8000, ALIVE, engine(state)))).routes["m"].engines == ()
+
+
+@pytest.mark.parametrize(
+    ("state", "answers", "used"),
+    [
+        (ALIVE, False, True),  # the owner knows better than our probe
+        (SUSPECT, None, True),
+        (SUSPECT, False, False),
+        (DEAD, None, False),
+        (DEAD, True, True),  # the node process is gone, its engine is not
+        (LEFT, True, False),
+    ],
+)
+def test_engines_of_members_that_are_not_alive_are_used_while_they_answer(
+    state: MemberState, answers: bool | None, used: bool
+):
+    known = {} if answers is None else {"127.0.0.1:8001/m-0": answers}
+    assert bool(list(routable(view(member(8001, state, engine())), known))) is used
+
+
+def test_a_draining_member_gets_no_new_requests():
+    assert not list(routable(view(member(8001, ALIVE, engine(), draining=True)), {}))
+
+
+def test_models_list_is_the_union_of_what_ready_engines_serve():
+    seen = view(
+        member(8000, ALIVE, engine(served=("m", "m-lora"), max_model_len=2048)),
+        member(8001, ALIVE, engine(served=("m",), max_model_len=2048)),
+    )
+    body = json.loads(table(seen).models_body)
+    assert [m["id"] for m in body["data"]] == ["m", "m-lora"]
+    assert body["data"][0]["max_model_len"] == 2048
+    assert set(table(seen).routes) == {"m", "m-lora"}
+
+
+def test_a_configured_model_without_a_ready_engine_is_known_but_not_listed():
+    seen = view(member(8000, ALIVE, engine(EngineState.STARTING, detail="loading weights 50 %", since=41.0)))
+    got = table(seen)
+    assert json.loads(got.models_body)["data"] == []
+    assert got.routes["m"].pending == (
+        "no engine of model m is ready (0 of 1); 127.0.0.1:8000/m-0: loading weights 50 %, 41 s so far"
+    )
+
+
+def test_pending_says_when_nothing_is_known():
+    assert pending("m", view()) == "model m has no engine in the cluster yet"
+
+
+def test_ready_external_engines_are_routed_to():
+    target = EngineTarget(id="external/m-0", slot=0, host="example.com", port=443, tls=True)
+    up = External(report=engine(kind="external"), target=target)
+    down = External(report=engine(EngineState.UNHEALTHY, kind="external"), target=target)
+    assert table(view(), externals=[up]).routes["m"].engines == (target,)
+    assert table(view(), externals=[down]).routes["m"].engines == ()
+
+
+def test_an_engine_of_a_model_this_file_does_not_have_is_left_out():
+    assert set(table(view(member(8001, ALIVE, engine(model="other", served=("other",))))).routes) == {"m"}

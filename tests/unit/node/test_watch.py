@@ -1,0 +1,82 @@
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from shoal.cluster.view import EngineReport, EngineState, Member, MemberState, NodeReport, View
+from shoal.node.events import Events
+from shoal.node.watch import Externals, Orphans
+from support.configs import config
+
+
+@asynccontextmanager
+async def server(healthy: bool = True) -> AsyncIterator[int]:
+    """Serve /health and nothing else; yield the port."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        line = await reader.readline()
+        status = b"200 OK" if healthy and b"/health" in line else b"404 Not Found"
+        writer.write(b"HTTP/1.1 " + status + b"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        writer.close()
+
+    listener = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with listener:
+        yield listener.sockets[0].getsockname()[1]
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - there is no event, the condition is seen from outside
+            await asyncio.sleep(0.01)
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(test())  # type: ignore[arg-type]
+
+
+def lost(port: int, state: MemberState = MemberState.DEAD) -> View:
+    engine = EngineReport(
+        id="m-0", model="m", kind="sim", state=EngineState.READY, host="127.0.0.1", port=port
+    )
+    report = NodeReport(name="b:1", version="1", engines=(engine,))
+    return View(me="a:1", members=(Member(name="b:1", state=state, report=report),))
+
+
+def test_the_engines_of_a_dead_member_are_asked_themselves():
+    async def test() -> None:
+        async with server() as port:
+            orphans = Orphans(lambda: None)
+            orphans.update(lost(port))
+            await eventually(lambda: orphans.answers.get("b:1/m-0") is True)
+        await eventually(lambda: orphans.answers.get("b:1/m-0") is False)
+        orphans.update(lost(port, MemberState.ALIVE))
+        assert orphans.answers == {}
+        orphans.stop()
+
+    run(test)
+
+
+def test_external_engines_come_and_go_with_an_event_each():
+    async def test() -> None:
+        async with server() as port:
+            c = config(
+                f"""
+                nodes: [{{host: 127.0.0.1}}]
+                model: {{name: m, engine: external, addresses: [{{url: "http://127.0.0.1:{port}/base", weight: 2}}]}}
+                engines: {{probe_interval: 0.05}}
+                """
+            )
+            events = Events()
+            externals = Externals(c, lambda _: 5, events, lambda: None)
+            target = externals.known()[0].target
+            assert (target.slot, target.weight, target.base_path) == (5, 2.0, "/base")
+            assert target.host_header == f"127.0.0.1:{port}"
+            externals.start()
+            await eventually(lambda: externals.known()[0].report.state is EngineState.READY)
+        await eventually(lambda: externals.known()[0].report.state is EngineState.UNHEALTHY)
+        externals.stop()
+        assert [e.text.partition(":")[0] for e in events.last()] == [
+            "external engine external/m-0 answers and gets requests",
+            "external engine external/m-0 gets no requests",
+        ]
+
+    run(test)
