@@ -78,7 +78,8 @@ def test_a_client_that_goes_away_aborts_its_request_in_vllm(cluster: Cluster):
     body = {"model": MODEL, "prompt": "Once", "max_tokens": 1900, "stream": True, "ignore_eos": True}
     with httpx.stream("POST", cluster.url(0, "/v1/completions"), json=body, timeout=60) as reply:
         assert reply.status_code == 200
-        next(reply.iter_lines())
+        lines = reply.iter_lines()  # kept: a generator that is dropped closes the connection
+        next(lines)
         wait_until(lambda: running() == 1, 20, "vLLM runs it")
     wait_until(lambda: running() == 0, 20, "vLLM has aborted it")
 

@@ -172,7 +172,8 @@ def test_a_second_signal_stops_at_once(make_cluster: Make):
     body = {"model": "sim-model", "prompt": "long", "max_tokens": 30_000, "stream": True, "ignore_eos": True}
     with cluster.http.stream("POST", cluster.url(0, "/v1/completions"), json=body) as reply:
         assert reply.status_code == 200
-        next(reply.iter_lines())
+        lines = reply.iter_lines()  # kept: a generator that is dropped closes the connection
+        next(lines)
         process = cluster.processes.pop(0)
         process.send_signal(signal.SIGTERM)
         wait_until(lambda: "draining" in cluster.output(0), 5, "the node says that it drains")
