@@ -53,7 +53,7 @@ def serve(
         # Late: the node's libraries take half a second to import, a wrong file should be told at once.
         from shoal.node.main import run  # noqa: PLC0415
 
-        raise typer.Exit(run(settings, me))
+        raise typer.Exit(run(settings, me, lambda: load(config).config))
     except (ConfigError, StartError) as error:
         typer.echo(f"shoal serve: {error}", err=True)
         raise typer.Exit(2) from None

@@ -1,4 +1,4 @@
-"""Entry point of a worker process: ``python -m shoal.gateway --channel-fd N --counters-fd M``."""
+"""Entry point of a worker process: ``python -m shoal.gateway --channel-fd N --counters-fd M --listen-fd L``."""
 
 from __future__ import annotations
 
@@ -14,5 +14,6 @@ parser.add_argument(
     "--channel-fd", type=int, required=True, help="descriptor of the channel to the node process"
 )
 parser.add_argument("--counters-fd", type=int, required=True, help="descriptor of the shared counters")
+parser.add_argument("--listen-fd", type=int, required=True, help="descriptor of the socket to accept on")
 arguments = parser.parse_args()
-sys.exit(main(arguments.channel_fd, arguments.counters_fd))
+sys.exit(main(arguments.channel_fd, arguments.counters_fd, arguments.listen_fd))

@@ -94,7 +94,7 @@ class ClientConnection(asyncio.Protocol):
         reader.feed(data)
         if self._exchange is None:
             self._advance()
-        elif reader.requests:
+        if reader.requests:
             self._ahead += len(data)
             if self._ahead > _MAX_AHEAD and not self._reading_paused:
                 self._reading_paused = True
@@ -167,18 +167,19 @@ class ClientConnection(asyncio.Protocol):
         if self._reading_paused:
             self._reading_paused = False
             self._transport.resume_reading()
-        if reader.in_head:
-            if self._phase is not _HEAD:  # a head that drips does not move its own deadline
-                self._phase = _HEAD
-                self._deadline = gateway.coarse_now + gateway.settings.header_timeout
+        if reader.idle():
+            self._phase = _IDLE
+        elif reader.in_body():
+            self._phase = _BODY
+            if reader.take_continue():
+                self._transport.write(CONTINUE)
+        elif self._phase is _HEAD:
+            return  # a head that drips does not move its own deadline
+        else:
+            self._phase = _HEAD
+            self._deadline = gateway.coarse_now + gateway.settings.header_timeout
             return
         self._deadline = gateway.coarse_now + gateway.settings.idle_timeout
-        if not reader.in_body:
-            self._phase = _IDLE
-            return
-        self._phase = _BODY
-        if reader.take_continue():
-            self._transport.write(CONTINUE)
 
     def _answer(self, request: Request, answer: Answer) -> None:
         close = not self.persists(request)

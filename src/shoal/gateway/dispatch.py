@@ -28,7 +28,7 @@ def dispatch(gateway: Gateway, client: ClientConnection, request: Request) -> Ex
     endpoint = classify(request.target)
     if endpoint is _JSON or endpoint is _FORM or endpoint is _BARE:
         try:
-            fields = _fields(endpoint, request)
+            fields = json_fields(request.body) if endpoint is _JSON else _fields(endpoint, request)
         except BodyError as problem:
             return error(400, str(problem), code="invalid_body")
         request.stream = bool(fields.stream)
@@ -45,8 +45,6 @@ def dispatch(gateway: Gateway, client: ClientConnection, request: Request) -> Ex
 
 
 def _fields(endpoint: Endpoint, request: Request) -> RoutingFields:
-    if endpoint is _JSON:
-        return json_fields(request.body)
     if endpoint is _FORM and request.body:
         return form_fields(request.header(b"content-type"), request.body)
     return RoutingFields()

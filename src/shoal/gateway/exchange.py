@@ -129,15 +129,14 @@ class Exchange:
         """Use the new connection."""
         pool = upstream.pool
         if self._pool is not pool:
-            pool.give(upstream)  # the client went away meanwhile
+            pool.give(upstream)  # as in `on_unreachable`
         else:
             self._send(upstream, pool)
 
-    def on_unreachable(self, reason: str) -> None:
+    def on_unreachable(self, pool: Pool, reason: str) -> None:
         """The engine did not accept a connection: try another."""
-        pool = self._pool
-        if pool is None:
-            return  # the client went away meanwhile
+        if self._pool is not pool:
+            return  # the client went away meanwhile, or the request is with another engine by now
         if not pool.is_control:
             self.gateway.faults.unreachable(pool.target.id, reason, self.gateway.now())
         self._retry(pool, reason)

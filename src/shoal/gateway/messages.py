@@ -10,16 +10,19 @@ import msgspec
 
 from shoal.routing.table import RoutingTable
 
+BACKLOG = 4096
+"""Connections the kernel holds for a worker until it accepts them."""
+
 
 class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True, tag="settings"):
     """First message to a worker. Times in seconds, sizes in bytes.
 
     Attributes:
         index: row of this worker in the shared maps, 0-based.
-        workers: number of workers (the row after the last is the other nodes' gateways).
+        workers: rows for workers (the row after the last is the other nodes' gateways).
         node: name of the node, ``host:port``.
-        host: address to listen on.
-        port: TCP port to listen on (SO_REUSEPORT).
+        host: address of the node's listening sockets, one for each worker to accept on.
+        port: TCP port of them.
         control_socket: unix socket of the control app.
         max_body: largest request body accepted.
         max_header: largest request head accepted.
@@ -64,13 +67,13 @@ ToWorker = WorkerSettings | TableUpdate | Drain
 
 
 class WorkerReady(msgspec.Struct, frozen=True, tag="ready"):
-    """The worker listens."""
+    """The worker accepts connections."""
 
     pid: int
 
 
 class WorkerFailed(msgspec.Struct, frozen=True, tag="failed"):
-    """The worker cannot go on (the port is taken, for instance); it exits after this."""
+    """The worker cannot go on; it exits after this."""
 
     reason: str
 

@@ -143,7 +143,7 @@ class Pool:
         try:
             connection = await self._connect()
         except UnreachableError as error:
-            exchange.on_unreachable(str(error))
+            exchange.on_unreachable(self, str(error))
         else:
             exchange.on_connected(connection)
 

@@ -69,14 +69,12 @@ class RequestReader:
         self._overhead = 0  # bytes of chunks since the body last grew
         self._continue_due = False
 
-    @property
-    def in_head(self) -> bool:
-        """Whether a part of a head has come."""
-        return bool(self._head)
+    def idle(self) -> bool:
+        """Whether nothing of a further request has come."""
+        return self._request is None and not self._head
 
-    @property
     def in_body(self) -> bool:
-        """Whether a head has come and its body is not complete."""
+        """Whether the head of a further request has come, and its body is not complete."""
         return self._request is not None
 
     def take_continue(self) -> bool:

@@ -95,8 +95,12 @@ class Request(msgspec.Struct, gc=False):
 
 
 @functools.lru_cache(maxsize=1024)
-def _is_host(value: bytes) -> bool:
+def _matches_host(value: bytes) -> bool:
     return _HOST.fullmatch(value) is not None
+
+
+def _is_host(value: bytes) -> bool:
+    return len(value) < 300 and _matches_host(value)
 
 
 def _request_line(head: bytes, settings: WorkerSettings) -> tuple[bytes, bytes, bool]:

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from shoal.gateway.exchange import Exchange
     from shoal.gateway.pool import Pool
 
-MAX_HEAD = 256 * 1024
+MAX_HEAD = 64 * 1024
 """Longest response head taken, bytes."""
 
-_STALE_WITHIN = (
-    1.0  # s: a reused connection that ends sooner, without an answer, had been closed by its other end
-)
+# A reused connection that ends within so many seconds, without an answer, had been closed by its other end already.
+# By the coarse clock, so it must be longer than a tick.
+_STALE_WITHIN = 2.0
 _JOINED = 64 * 1024  # bytes: a shorter body is copied behind its head, which costs less than a second write
 
 _HEAD_END = b"\r\n\r\n"
@@ -74,9 +74,8 @@ class BadResponseError(Exception):
     """An engine answered with something that is not HTTP/1.1, or not to be forwarded."""
 
 
-@functools.lru_cache(
-    maxsize=256
-)  # heads of one second are much alike: their date is, and streams name no length
+# Cached because heads of one second are much alike: they share the date, and those of streams name no length.
+@functools.lru_cache(maxsize=256)
 def parse_head(head: bytes, head_only: bool, http10: bool) -> ResponseHead:  # noqa: PLR0912 one pass over the fields
     """Take a response head apart.
 
@@ -224,7 +223,7 @@ class UpstreamConnection(asyncio.Protocol):
             return
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             if self._ended == 0:
                 self._fail(f"invalid response: {error}")
                 return

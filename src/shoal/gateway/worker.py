@@ -17,6 +17,7 @@ from shoal.gateway.client import ClientConnection
 from shoal.gateway.context import Gateway
 from shoal.gateway.counters import InFlight, SharedMetrics
 from shoal.gateway.messages import (
+    BACKLOG,
     Drain,
     EngineFault,
     TableUpdate,
@@ -29,12 +30,10 @@ from shoal.routing.table import RoutingTable
 
 log = logging.getLogger("shoal.gateway")
 
-BACKLOG = 4096
-"""Connections the kernel holds until they are accepted."""
-
 ORPHAN_DRAIN = 30.0
 """Seconds a worker that has lost its node process gives open requests: their engines live on."""
 
+_DRAIN_CHECK = 0.02  # s between two looks whether a drain is finished
 _FAILED = 1  # exit status
 
 
@@ -44,10 +43,12 @@ class Worker:
     Args:
         channel: this end of the channel's socket pair.
         counters_fd: descriptor of the shared map.
+        listening: the socket to accept connections on. It belongs to the node process and outlives the worker.
     """
 
-    def __init__(self, channel: socket.socket, counters_fd: int) -> None:
+    def __init__(self, channel: socket.socket, counters_fd: int, listening: socket.socket) -> None:
         self._socket = channel
+        self._listening = listening
         self._counters_fd = counters_fd
         self._channel: Channel[ToWorker] | None = None
         self._gateway: Gateway | None = None
@@ -60,9 +61,8 @@ class Worker:
         """Serve until told to drain, or the channel closes. Return the exit status."""
         loop = asyncio.get_running_loop()
         self._done = loop.create_future()
-        loop.add_signal_handler(
-            signal.SIGINT, lambda: None
-        )  # a terminal's Ctrl-C goes to all: the node process acts
+        # A terminal's Ctrl-C goes to every process of the node: the node process says what happens then.
+        loop.add_signal_handler(signal.SIGINT, lambda: None)
         loop.add_signal_handler(signal.SIGTERM, self._drain, ORPHAN_DRAIN)
         self._channel = await open_worker_end(self._socket, self._on_message, self._on_channel_lost)
         try:
@@ -99,14 +99,12 @@ class Worker:
     async def _listen(self, gateway: Gateway) -> None:
         assert self._channel is not None
         loop = asyncio.get_running_loop()
-        host, port = gateway.settings.host, gateway.settings.port
         try:
             server = await loop.create_server(
-                lambda: ClientConnection(gateway), host, port, reuse_port=True, backlog=BACKLOG
+                lambda: ClientConnection(gateway), sock=self._listening, backlog=BACKLOG
             )
         except OSError as error:
-            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error
-            self._channel.send(WorkerFailed(f"cannot listen on {host}:{port}: {reason}"))
+            self._channel.send(WorkerFailed(f"cannot accept connections: {error}"))
             self._finish(_FAILED)
             return
         if self._drain_by is not None:
@@ -133,10 +131,7 @@ class Worker:
         gateway = self._gateway
         assert gateway is not None
         gateway.tick()
-        if self._drain_by is not None and (not gateway.connections or gateway.now() >= self._drain_by):
-            self._finish(0)
-        else:
-            asyncio.get_running_loop().call_later(gateway.tick_interval, self._tick)
+        asyncio.get_running_loop().call_later(gateway.tick_interval, self._tick)
 
     def _drain(self, timeout: float) -> None:
         if self._drain_by is not None:
@@ -149,8 +144,13 @@ class Worker:
         for server in self._servers:
             server.close()
         gateway.drain()
-        if not gateway.connections:
+        self._check_drained(gateway, self._drain_by)
+
+    def _check_drained(self, gateway: Gateway, by: float) -> None:
+        if not gateway.connections or gateway.now() >= by:
             self._finish(0)
+        else:
+            asyncio.get_running_loop().call_later(_DRAIN_CHECK, self._check_drained, gateway, by)
 
     def _finish(self, status: int) -> None:
         if self._done is not None and not self._done.done():
@@ -163,18 +163,19 @@ def _raise_file_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def main(channel_fd: int, counters_fd: int) -> int:
+def main(channel_fd: int, counters_fd: int, listen_fd: int) -> int:
     """Run a worker in this process.
 
     Args:
         channel_fd: descriptor of this end of the channel.
         counters_fd: descriptor of the shared map.
+        listen_fd: descriptor of a listening socket.
 
     Returns:
-        Exit status: 0 after a drain, 1 when it could not listen.
+        Exit status: 0 after a drain, 1 when it could not accept connections.
     """
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     _raise_file_limit()
-    worker = Worker(socket.socket(fileno=channel_fd), counters_fd)
+    worker = Worker(socket.socket(fileno=channel_fd), counters_fd, socket.socket(fileno=listen_fd))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(worker.run())

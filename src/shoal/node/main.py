@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import signal
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from shoal.cluster.endpoint import BindError
 from shoal.cluster.identity import IdentityInUse
 from shoal.cluster.membership import Membership, MembershipSettings
 from shoal.cluster.view import NodeReport, View, remote_in_flight
-from shoal.config import Config, Node
+from shoal.config import Config, ConfigError, Node
 from shoal.engine.gpu import list_gpus, visible
 from shoal.engine.machine import this_machine
 from shoal.gateway.counters import SLOTS
@@ -32,6 +31,7 @@ from shoal.node.engines import Engines
 from shoal.node.errors import StartError
 from shoal.node.events import Events
 from shoal.node.identity import advertised_address, listen_address, local_nodes
+from shoal.node.lock import sole_owner
 from shoal.node.placement import place
 from shoal.node.reconcile import Local, Timers, Wanted, plan
 from shoal.node.slots import Slots
@@ -50,31 +50,41 @@ _MAX_DECISIONS = 1000
 _MAX_SOCKET_PATH = 107
 
 
-def run(config: Config, node: Node) -> int:
+def run(config: Config, node: Node, reread: Callable[[], Config]) -> int:
     """Run `node` of `config` until it is stopped; return the exit status.
 
     0 after a graceful stop, 1 when a second signal stopped it at once.
+
+    Args:
+        config: the configuration.
+        node: the node of it that this process is.
+        reread: returns the configuration as the file has it now, for a reload (SIGHUP); may raise ConfigError.
 
     Raises:
         StartError: the node cannot start.
     """
     with (
-        _sole_owner(config.state_dir_of(node.name), node.name),
+        sole_owner(config.state_dir_of(node.name), node.name),
         _socket_dir(config.state_dir_of(node.name)) as sockets,
     ):
-        return uvloop.run(_Node(config, node, sockets / "control.sock").run())
+        return uvloop.run(_Node(config, node, reread, sockets / "control.sock").run())
 
 
 class _Node:
     """One node process. Its parts do the work; this says who tells whom what."""
 
-    def __init__(self, config: Config, node: Node, control_socket: Path) -> None:
+    def __init__(
+        self, config: Config, node: Node, reread: Callable[[], Config], control_socket: Path
+    ) -> None:
         self._config = config
         self._node = node
+        self._reread = reread
+        self._control_socket = control_socket
         self._began = time.monotonic()
         self._events = Events()
         self._wake = asyncio.Event()
         self._leaving = False
+        self._tasks: set[asyncio.Task[None]] = set()
         self._view = View(me=node.name)
         self._table = RoutingTable(version=0)
         self._slots = Slots(SLOTS)
@@ -83,7 +93,9 @@ class _Node:
         self._engines = self._make_engines()
         self._orphans = Orphans(self._wake.set)
         self._externals = Externals(config, self._slots, self._events, self._wake.set)
-        self._workers = Workers(self._worker_settings(control_socket), self._events, self._on_fault)
+        self._workers = Workers(
+            self._worker_settings(), config.gateway.worker_count(), self._events, self._on_fault
+        )
         self._control = ControlServer(self, control_socket)
         self._collector = NodeCollector(self._current_view, self._workers.metrics.totals, self._engine_counts)
         self._membership = Membership(self._membership_settings(), self._report, self._on_view)
@@ -120,15 +132,15 @@ class _Node:
             on_change=self._wake.set,
         )
 
-    def _worker_settings(self, control_socket: Path) -> WorkerSettings:
+    def _worker_settings(self) -> WorkerSettings:
         gateway = self._config.gateway
         return WorkerSettings(
             index=0,
-            workers=gateway.worker_count(),
+            workers=0,
             node=self._node.name,
             host=self._listen,
             port=self._node.port,
-            control_socket=str(control_socket),
+            control_socket=str(self._control_socket),
             max_body=gateway.max_body,
             max_header=gateway.max_header,
             connect_timeout=gateway.connect_timeout,
@@ -160,7 +172,7 @@ class _Node:
 
     async def run(self) -> int:
         """Start, serve until a signal comes, stop; return the exit status."""
-        signals = _Signals()
+        signals = _Signals(on_reload=lambda: self._spawn(self._reload()))
         background: list[asyncio.Task[Any]] = []
         try:
             await self._start(background)
@@ -196,6 +208,25 @@ class _Node:
         self._externals.start()
         await self._workers.start()
         background.append(asyncio.create_task(self._share_loads()))
+
+    async def _reload(self) -> None:
+        """Read the file again and replace the gateway workers by new ones, without dropping a connection."""
+        try:
+            config = await asyncio.to_thread(self._reread)
+        except ConfigError as error:
+            self._events.add(f"reload refused, everything stays as it is: {error}", "error")
+            return
+        if config.model_copy(update={"gateway": self._config.gateway}) != self._config:
+            self._events.add("reload: changes outside `gateway` take effect at the next start", "warning")
+        self._config = self._config.model_copy(update={"gateway": config.gateway})
+        try:
+            await self._workers.reload(self._worker_settings(), config.recovery.drain_timeout)
+        except StartError as error:
+            self._events.add(f"reload failed: {error}", "error")
+        else:
+            self._events.add(
+                "reloaded: new gateway workers serve, the former ones finish what they have open"
+            )
 
     async def _leave(self) -> None:
         """Drain: no new requests, running ones finish, engines stop."""
@@ -294,6 +325,11 @@ class _Node:
             self._workers.in_flight.set_remote({s: n for s, n in slots.items() if s is not None})
             await asyncio.sleep(self._config.cluster.heartbeat_interval / 2)
 
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
     # -- what the control app shows
 
     def self_document(self) -> dict[str, Any]:
@@ -324,10 +360,11 @@ class _Node:
 
 
 class _Signals:
-    """SIGINT and SIGTERM as futures: the first asks for a graceful stop, the second for one at once."""
+    """SIGINT and SIGTERM as futures: the first asks for a graceful stop, the second for one at once. SIGHUP reloads."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_reload: Callable[[], None]) -> None:
         loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, on_reload)
         self.first: asyncio.Future[None] = loop.create_future()
         self.second: asyncio.Future[None] = loop.create_future()
         for signum in (signal.SIGINT, signal.SIGTERM):
@@ -337,36 +374,6 @@ class _Signals:
         waiting = next((f for f in (self.first, self.second) if not f.done()), None)
         if waiting is not None:
             waiting.set_result(None)
-
-
-@contextlib.contextmanager
-def _sole_owner(state_dir: Path, name: str) -> Iterator[None]:
-    """Hold the lock of a node's state directory: two processes would end each other's engines.
-
-    Raises:
-        StartError: another process has it, or the directory cannot be used.
-    """
-    try:
-        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = (state_dir / "lock").open("a+")
-    except OSError as error:
-        raise StartError(
-            f"the state directory {state_dir} cannot be used: {error.strerror}. Set `state_dir` to one that can."
-        ) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.seek(0)
-            pid = lock.read().strip() or "unknown"
-            raise StartError(
-                f"node {name} already runs on this machine (process {pid}, state in {state_dir}). One identity, one "
-                "process: stop that one first, or start this one as another node with --node HOST:PORT."
-            ) from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield
 
 
 @contextlib.contextmanager

@@ -1,195 +1,184 @@
-"""The gateway workers of a node: started, told the routing table, restarted when they die, drained at the end."""
+"""The gateway workers of a node: started, told the routing table, replaced when they die or at a reload, drained."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
-import subprocess
-import sys
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
-from shoal.gateway.channel import Channel, open_node_end
 from shoal.gateway.counters import InFlight, SharedMetrics, create
-from shoal.gateway.messages import (
-    Drain,
-    EngineFault,
-    FromWorker,
-    TableUpdate,
-    WorkerFailed,
-    WorkerReady,
-    WorkerSettings,
-)
+from shoal.gateway.messages import Drain, EngineFault, TableUpdate, WorkerSettings
 from shoal.node.errors import StartError
 from shoal.node.events import Events
+from shoal.node.listening import listening_sockets
+from shoal.node.worker_process import WorkerProcess
 from shoal.routing.table import RoutingTable
 
 # A worker that dies is replaced after this long: soon, but not in a busy loop when it dies at once. Seconds.
 _RESTART_DELAY = 0.5
+# Beyond its drain time, before a worker is killed. Seconds.
+_LATE = 2.0
 
 
 class Workers:
-    """All gateway workers of one node.
+    """All gateway workers of one node, each with a listening socket that outlives it.
+
+    The sockets belong to the node process: what connects while a worker is replaced waits in the socket's queue for the
+    next one. Each worker has two rows in the shared counters, one for it and one for its replacement, so that both can
+    count while the former finishes what it has open.
 
     Args:
-        settings: of every worker; ``index`` is filled in.
+        settings: of every worker; ``index`` and ``workers`` are filled in.
+        count: how many workers.
         events: gets a sentence when a worker dies or is replaced.
         on_fault: called with what a worker says of an engine that failed it.
     """
 
     def __init__(
-        self, settings: WorkerSettings, events: Events, on_fault: Callable[[EngineFault], None]
+        self, settings: WorkerSettings, count: int, events: Events, on_fault: Callable[[EngineFault], None]
     ) -> None:
-        self._counters_fd = create(settings.workers)
-        self.in_flight = InFlight(self._counters_fd, settings.workers)
-        self.metrics = SharedMetrics(self._counters_fd, settings.workers)
+        rows = 2 * count
+        self._settings = msgspec.structs.replace(settings, workers=rows)
+        self._counters = create(rows)
+        self.in_flight = InFlight(self._counters, rows)
+        self.metrics = SharedMetrics(self._counters, rows)
         self._events = events
         self._on_fault = on_fault
         self._table = RoutingTable(version=0)
-        self._draining = False
-        self._workers = [
-            _Worker(self, msgspec.structs.replace(settings, index=i)) for i in range(settings.workers)
-        ]
+        self._ending = False
+        self._sockets = listening_sockets(settings.host, settings.port, count)
+        self._serving: list[WorkerProcess | None] = [None] * count
+        self._former: list[WorkerProcess | None] = [None] * count
+        self._reloading = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Start every worker and return when all of them listen.
+        """Start every worker and return when all of them accept connections.
 
         Raises:
-            StartError: one of them cannot listen.
+            StartError: one of them cannot.
         """
-        results = await asyncio.gather(*(w.run() for w in self._workers), return_exceptions=True)
-        failed = next((r for r in results if isinstance(r, BaseException)), None)
-        if failed is not None:
+        try:
+            await asyncio.gather(*(self._start(i) for i in range(len(self._serving))))
+        except StartError:
             self.kill()
-            raise failed
+            raise
 
     def update(self, table: RoutingTable) -> None:
         """Send a new routing table to all workers."""
         self._table = table
-        for worker in self._workers:
-            worker.send(TableUpdate(table))
+        for worker in (*self._serving, *self._former):
+            if worker is not None:
+                worker.send(TableUpdate(table))
+
+    async def reload(self, settings: WorkerSettings, drain_timeout: float) -> None:
+        """Put a new process in the place of every worker; the former ones finish what they have open.
+
+        Args:
+            settings: of the new ones.
+            drain_timeout: seconds the former ones may take; longer streams are cut.
+
+        Raises:
+            StartError: a new one could not be started; the former one goes on in its place.
+        """
+        async with self._reloading:
+            rows = self._settings.workers
+            self._settings = msgspec.structs.replace(settings, workers=rows)
+            for i in range(len(self._serving)):
+                if (still := self._former[i]) is not None:  # its row is needed
+                    await still.ended()
+                former = self._serving[i]
+                await self._start(i)
+                if former is not None:
+                    self._former[i] = former
+                    former.send(Drain(drain_timeout))
+                    self._spawn(self._see_off(i, former, drain_timeout))
 
     async def drain(self, timeout: float) -> None:
-        """Let every worker finish what it has open, for `timeout` seconds at most; return when all are gone."""
-        self._draining = True
-        for worker in self._workers:
+        """Accept nothing more, let every worker finish what it has open; return when all are gone.
+
+        Args:
+            timeout: seconds they may take.
+        """
+        self._ending = True
+        self._close_sockets()
+        workers = [w for w in (*self._serving, *self._former) if w is not None]
+        for worker in workers:
             worker.send(Drain(timeout))
-        await asyncio.gather(*(w.ended(timeout + 2.0) for w in self._workers))
+        await asyncio.gather(*(_end_within(w, timeout + _LATE) for w in workers))
 
     def kill(self) -> None:
         """End every worker at once."""
-        self._draining = True
-        for worker in self._workers:
-            worker.kill()
+        self._ending = True
+        self._close_sockets()
+        for worker in (*self._serving, *self._former):
+            if worker is not None:
+                worker.kill()
 
     def status(self) -> list[dict[str, Any]]:
         """Return a mapping per worker: pid (None while there is none), listening."""
-        return [{"pid": w.pid, "listening": w.listening} for w in self._workers]
+        return [{"pid": w.pid if w else None, "listening": bool(w and w.listening)} for w in self._serving]
 
+    async def _start(self, place: int) -> None:
+        """Start a worker on the socket at `place`, in whichever of its two rows is free, and let it serve there."""
+        count = len(self._serving)
+        taken = {w.index for w in (self._serving[place], self._former[place]) if w is not None}
+        index = next(i for i in (place, place + count) if i not in taken)
+        worker = WorkerProcess(
+            msgspec.structs.replace(self._settings, index=index),
+            self._on_fault,
+            lambda: self._lost(place, worker),
+        )
+        await worker.start(self._sockets[place], self._counters, self._table)
+        self._serving[place] = worker
+        if self._ending:
+            worker.kill()
 
-class _Worker:
-    """One worker process, and the next one when it dies."""
+    def _lost(self, place: int, worker: WorkerProcess) -> None:
+        """Clean up after a process that has ended, and replace it unless that was wanted."""
+        self.in_flight.clear(worker.index)
+        self.metrics.reset_gauges(worker.index)
+        if self._former[place] is worker:
+            self._former[place] = None
+        if self._serving[place] is worker:
+            self._serving[place] = None
+            if not self._ending:
+                self._spawn(self._replace(place, f"gateway worker {place} {worker.end}: it is replaced"))
 
-    def __init__(self, owner: Workers, settings: WorkerSettings) -> None:
-        self._owner = owner
-        self._settings = settings
-        self._process: subprocess.Popen[bytes] | None = None
-        self._channel: Channel[FromWorker] | None = None
-        self._ready: asyncio.Future[None] | None = None
-        self._gone = asyncio.Event()
-        self._restart: asyncio.Task[None] | None = None
-        self.listening = False
-
-    @property
-    def pid(self) -> int | None:
-        return self._process.pid if self._process else None
-
-    def send(self, message: TableUpdate | Drain) -> None:
-        if self._channel is not None:
-            self._channel.send(message)
-
-    async def run(self) -> None:
-        """Start a process and return when it listens; raise StartError when it cannot."""
-        owner = self._owner
-        self._gone.clear()
-        self._ready = asyncio.get_running_loop().create_future()
-        ours, theirs = socket.socketpair()
-        with theirs:
-            counters = owner._counters_fd
-            command = [sys.executable, "-m", "shoal.gateway"]
-            command += ["--channel-fd", str(theirs.fileno()), "--counters-fd", str(counters)]
-            # A session of its own: Ctrl-C on a terminal is the node's to handle, workers are drained by it.
-            self._process = subprocess.Popen(  # noqa: ASYNC220 - forks in a millisecond
-                command,
-                pass_fds=[theirs.fileno(), counters],
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-        self._channel = await open_node_end(ours, self._heard, self._lost)
-        self._channel.send(self._settings)
-        self._channel.send(TableUpdate(owner._table))
-        await self._ready
-
-    def _heard(self, message: FromWorker) -> None:
-        match message:
-            case WorkerReady():
-                self.listening = True
-                if self._ready is not None and not self._ready.done():
-                    self._ready.set_result(None)
-            case WorkerFailed(reason=reason):
-                if self._ready is not None and not self._ready.done():
-                    self._ready.set_exception(StartError(f"gateway worker {self._settings.index}: {reason}"))
-            case EngineFault():
-                self._owner._on_fault(message)
-
-    def _lost(self, _: Exception | None) -> None:
-        """Replace the worker: a closed channel means that it is gone or about to go."""
-        owner, index = self._owner, self._settings.index
-        self.listening = False
-        self._channel = None
-        starting = self._ready is not None and not self._ready.done()
-        if starting and self._ready is not None:
-            self._ready.set_exception(StartError(f"gateway worker {index} ended before it listened"))
-        self._restart = asyncio.create_task(self._reap(replace=not owner._draining and not starting))
-
-    async def _reap(self, replace: bool) -> None:
-        process = self._process
-        if process is not None:
-            try:
-                code = await asyncio.to_thread(process.wait, 5)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                code = await asyncio.to_thread(process.wait)
-            self._process = None
-            self._owner.in_flight.clear(self._settings.index)
-            self._owner.metrics.reset_gauges(self._settings.index)
-        self._gone.set()
-        while replace:
-            text = f"gateway worker {self._settings.index} ended with status {code}: it is replaced"
-            self._owner._events.add(text, "warning")
+    async def _replace(self, place: int, why: str) -> None:
+        self._events.add(why, "warning")
+        while not self._ending:
             await asyncio.sleep(_RESTART_DELAY)
-            if self._owner._draining:
-                return
-            try:
-                await self.run()
-            except StartError as error:
-                self._owner._events.add(str(error), "error")
-            else:
-                replace = False
+            async with self._reloading:
+                if self._serving[place] is not None or self._ending:
+                    return
+                try:
+                    await self._start(place)
+                except StartError as error:
+                    self._events.add(str(error), "error")
+                else:
+                    return
 
-    async def ended(self, timeout: float) -> None:
-        """Return when the process is gone; it is killed after `timeout` seconds."""
-        if self._process is None:
-            return
-        try:
-            await asyncio.wait_for(self._gone.wait(), timeout)
-        except TimeoutError:
-            self.kill()
-            await self._gone.wait()
+    async def _see_off(self, place: int, worker: WorkerProcess, timeout: float) -> None:
+        await _end_within(worker, timeout + _LATE)
 
-    def kill(self) -> None:
-        if self._process is not None and self._process.poll() is None:
-            os.kill(self._process.pid, 9)
+    def _close_sockets(self) -> None:
+        for sock in self._sockets:
+            sock.close()
+
+    def _spawn(self, work: Any) -> None:
+        task: asyncio.Task[None] = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+async def _end_within(worker: WorkerProcess, timeout: float) -> None:
+    """Return when the worker has ended; it is killed after `timeout` seconds."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(worker.ended(), timeout)
+        return
+    worker.kill()
+    await worker.ended()

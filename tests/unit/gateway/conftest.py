@@ -36,7 +36,10 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         return None
     arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
 
+    mishaps: list[dict[str, Any]] = []
+
     async def run() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: mishaps.append(context))
         try:
             async with asyncio.timeout(DEADLINE):
                 await pyfuncitem.obj(**arguments)
@@ -47,6 +50,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run())
+    assert mishaps == [], "exceptions that nobody caught"
     return True
 
 
@@ -200,7 +204,7 @@ class Engine:
                 self.seen.append(seen)
                 connection.requests += 1
                 await self.behave(connection, seen)
-        except (asyncio.IncompleteReadError, ConnectionError):
+        except (asyncio.IncompleteReadError, ConnectionError, RuntimeError):  # the last is uvloop's "closed"
             connection.closed = True
         except asyncio.CancelledError:
             pass

@@ -250,10 +250,12 @@ async def test_pipelined_answers_stop_while_the_client_does_not_read(stage):
     await stage.open(table=table)
     client = await stage.client()
     client.writer.transport.pause_reading()
-    total = 500
-    sending = asyncio.create_task(client.send(stage.get("/v1/models") * total))
-    await stage.until(lambda: any(c.write_paused for c in stage.gateway.connections))
+    total = 4000
+    sending = asyncio.create_task(client.send(stage.get("/v1/models", "X: " + "y" * 3000 + "\r\n") * total))
+    await stage.until(lambda: any(c._reading_paused for c in stage.gateway.connections))
     (connection,) = stage.gateway.connections
+    await stage.until_still(lambda: len(connection._reader.requests))
+    assert len(connection._reader.requests) < 1000
     assert connection._transport.get_write_buffer_size() < 1 << 20
     client.writer.transport.resume_reading()
     for _ in range(total):

@@ -443,6 +443,31 @@ async def test_a_silent_engine_that_is_no_longer_routed_to_loses_its_request_to_
     assert stage.open_requests() == 0
 
 
+async def test_a_late_failure_to_connect_is_not_held_against_the_next_engine(stage):
+    """The attempt was given up for its silence while its connection was still being made."""
+    release = asyncio.Event()
+
+    async def wait(connection, _):
+        await release.wait()
+        await connection.send(stage.OK)
+
+    lost, other = await stage.engine(), await stage.engine(wait)
+    await stage.open(lost, response_timeout=0.1)
+    pool = stage.gateway.routes["m"].pools[0]
+    abandoned = []
+    pool.connect = abandoned.append  # connects for ever
+    client = await stage.client()
+    await client.send(stage.post())
+    await stage.until(lambda: abandoned)
+    stage.gateway.apply(stage.table({"m": stage.route(other)}))
+    await stage.until(lambda: other.seen)
+    abandoned[0].on_unreachable(pool, "too late")
+    release.set()
+    reply = await client.reply("POST")
+    assert (reply.status, reply.header("x-shoal-engine")) == (200, "n1/m")
+    assert stage.open_requests() == 0
+
+
 async def test_silence_alone_is_no_fault(stage):
     release = asyncio.Event()
 

@@ -194,14 +194,14 @@ def test_a_reader_that_has_ended_takes_nothing_more():
 
 def test_it_says_where_it_stands():
     reader = RequestReader(SETTINGS)
-    assert (reader.in_head, reader.in_body) == (False, False)
+    assert (reader.idle(), reader.in_body()) == (True, False)
     reader.feed(b"POST / HTTP/1.1\r\n")
-    assert (reader.in_head, reader.in_body) == (True, False)
+    assert (reader.idle(), reader.in_body()) == (False, False)
     reader.feed(b"Host: g\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n")
-    assert (reader.in_head, reader.in_body) == (False, True)
+    assert (reader.idle(), reader.in_body()) == (False, True)
     assert [reader.take_continue(), reader.take_continue()] == [True, False]
     reader.feed(b"hi")
-    assert (reader.in_head, reader.in_body) == (False, False)
+    assert (reader.idle(), reader.in_body()) == (True, False)
 
 
 @pytest.mark.parametrize("kind", ["h2c", "websocket"])
