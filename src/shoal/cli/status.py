@@ -17,6 +17,8 @@ from rich.text import Text
 from shoal.config import ConfigError, load
 from shoal.node.addresses import base_url
 
+# Columns for output that no person's terminal wraps: a line stays a line for grep.
+_WIDE = 300
 _COLOURS = {
     "alive": "green",
     "ready": "green",
@@ -53,6 +55,8 @@ def status(
         typer.echo(f"shoal status: {error}", err=True)
         raise typer.Exit(2) from None
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=_WIDE)
     if not watch:
         document = _fetch(targets)
         if as_json:

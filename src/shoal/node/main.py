@@ -35,7 +35,7 @@ from shoal.node.lock import sole_owner
 from shoal.node.placement import place
 from shoal.node.reconcile import Local, Timers, Wanted, plan
 from shoal.node.slots import Slots
-from shoal.node.specs import engine_spec, weights_size
+from shoal.node.specs import engine_spec, require_startable, weights_size
 from shoal.node.status import status_document
 from shoal.node.watch import Externals, Orphans
 from shoal.node.workers import Workers
@@ -108,6 +108,7 @@ class _Node:
         gpus = visible(list_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES"))
         placements = place(config, node, gpus, weights)
         specs = {p.id: engine_spec(p, config, self._listen) for p in placements}
+        require_startable(specs.values())
         self._wanted = {s.id: Wanted(id=s.id, fingerprint=s.fingerprint()) for s in specs.values()}
         recovery = config.recovery
         self._timers = Timers(

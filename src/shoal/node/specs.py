@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from shoal.config import Config
 from shoal.engine.command import cli_args, option
 from shoal.engine.spec import EngineSpec
+from shoal.node.errors import StartError
 from shoal.node.placement import Placement
 
 
@@ -43,6 +45,27 @@ def _parallel(placement: Placement, args: Sequence[str]) -> tuple[str, ...]:
     if placement.model.engine != "vllm" or len(placement.gpus) < 2 or chosen is not None:
         return ()
     return ("--tensor-parallel-size", str(len(placement.gpus)))
+
+
+def require_startable(specs: Iterable[EngineSpec]) -> None:
+    """Refuse what cannot work, before an engine has tried for half a minute and failed.
+
+    Raises:
+        StartError: a model's directory is missing, or vLLM is not installed where it should be.
+    """
+    for spec in specs:
+        if spec.kind != "vllm":
+            continue
+        if Path(spec.model_path).is_absolute() and not Path(spec.model_path).exists():
+            raise StartError(
+                f"model {spec.model}: {spec.model_path} does not exist on this machine. Copy the model there, or "
+                "correct `path`."
+            )
+        if spec.python == sys.executable and find_spec("vllm") is None:
+            raise StartError(
+                f"vLLM is not installed beside Shoal ({sys.executable}). Install it there (`make setup` in a "
+                "checkout), or name the interpreter that has it as `engines.python`."
+            )
 
 
 def weights_size(path: Path) -> int | None:

@@ -1,8 +1,14 @@
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
+import msgspec
+import pytest
+
 from shoal.config import Config
+from shoal.node.errors import StartError
 from shoal.node.placement import Placement
-from shoal.node.specs import engine_spec, weights_size
+from shoal.node.specs import engine_spec, require_startable, weights_size
 from support.configs import config
 
 
@@ -32,6 +38,23 @@ def test_a_changed_argument_changes_the_fingerprint():
         return engine_spec(Placement("m-0", c.models[0]), c, "h").fingerprint()
 
     assert fingerprint(1) == fingerprint(1) != fingerprint(2)
+
+
+def test_a_model_that_is_not_there_or_no_vllm_is_told_before_anything_starts(tmp_path: Path):
+    def startable(path: str, python: str) -> None:
+        c = one(f"{{path: {path}}}")
+        spec = engine_spec(Placement("m-0", c.models[0]), c, "h")
+        require_startable([msgspec.structs.replace(spec, python=python)])
+
+    with pytest.raises(StartError, match="/no/such/model does not exist on this machine"):
+        startable("/no/such/model", "/other/python")
+    startable(str(tmp_path), "/other/python")
+    startable("org/model-on-a-hub", "/other/python")
+    if find_spec("vllm") is None:
+        with pytest.raises(StartError, match=r"engines\.python"):
+            startable(str(tmp_path), sys.executable)
+    else:
+        startable(str(tmp_path), sys.executable)
 
 
 def test_weights_are_the_sum_of_the_files_of_one_format(tmp_path: Path):
