@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import ssl
 import time
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import httpx
 import typer
@@ -15,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from shoal.config import ConfigError, load
+from shoal.config.hosts import is_loopback
 from shoal.node.addresses import base_url
 
 # Columns for output that no person's terminal wraps: a line stays a line for grep.
@@ -77,8 +80,15 @@ def _targets(url: str | None, config: Path | None) -> list[str]:
     if url is not None:
         return [url if "://" in url else f"http://{url}"]
     if config is not None:
-        return [base_url(n.host, n.port) for n in load(config).config.nodes]
+        settings = load(config).config
+        return [base_url(n.host, n.port, tls=settings.gateway.tls is not None) for n in settings.nodes]
     return ["http://127.0.0.1:8000"]
+
+
+def _verification(target: str) -> ssl.SSLContext | bool:
+    """Return how to check the certificate at a URL: not on this machine itself, which no certificate names."""
+    host = urlsplit(target).hostname or ""
+    return not is_loopback(host) and ssl.create_default_context()
 
 
 def _fetch(targets: list[str]) -> dict[str, Any]:
@@ -86,7 +96,9 @@ def _fetch(targets: list[str]) -> dict[str, Any]:
     tried = []
     for target in targets:
         try:
-            reply = httpx.get(f"{target.rstrip('/')}/shoal/v1/status", timeout=3)
+            reply = httpx.get(
+                f"{target.rstrip('/')}/shoal/v1/status", timeout=3, verify=_verification(target)
+            )
             reply.raise_for_status()
             document: dict[str, Any] = reply.json()
         except (httpx.HTTPError, ValueError) as error:

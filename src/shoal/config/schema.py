@@ -32,6 +32,7 @@ from shoal.config.base import (
 from shoal.config.errors import SettingPath
 from shoal.config.hosts import check_bind, check_host
 from shoal.config.model import Address, EngineKind, Model, Placement, PolicyName
+from shoal.config.tls import Tls
 
 __all__ = [
     "Address",
@@ -193,6 +194,15 @@ class Gateway(Section):
     )
     max_attempts: int = Field(
         default=3, ge=1, le=100, description="Engines tried for one request before the client gets an error."
+    )
+    max_connections: int = Field(
+        default=10_000,
+        ge=1,
+        le=1_000_000,
+        description="Clients' connections that a worker holds; more get 503 and are closed.",
+    )
+    tls: Tls | None = Field(
+        default=None, description="Certificate and key to speak HTTPS with. By default plain HTTP."
     )
 
     def worker_count(self, cores: int | None = None) -> int:

@@ -23,9 +23,63 @@ if TYPE_CHECKING:
 
 _MAX_AHEAD = 64 * 1024  # bytes of pipelined requests taken in while one is being answered
 _LINGER = 2.0  # s a refused client gets to read its answer before the connection is cut
-_DRAIN_GRACE = 1.0  # s an idle connection stays open in a drain: a request may be on its way
+_REFUSED_LINGER = 1.0  # s the same for a connection beyond the limit, unless its request comes before
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: no time for an orderly end
 _NEVER = float("inf")
+_CROWDED = error(
+    503, "Too many connections; try again later.", code="too_many_connections", headers=(b"retry-after: 1",)
+)
+
+
+def accept(gateway: Gateway) -> asyncio.Protocol:
+    """Return the protocol for a connection that has just come: a request's, or a refusal where there are too many."""
+    if len(gateway.connections) >= gateway.settings.max_connections:
+        return RefusedConnection(gateway)
+    return ClientConnection(gateway)
+
+
+def _end_output(transport: asyncio.Transport) -> None:
+    """Tell the client that this was all, and take and drop what it still sends."""
+    if transport.can_write_eof():
+        transport.write_eof()
+    else:
+        transport.close()  # TLS: says so, then waits for the client to say the same
+
+
+class RefusedConnection(asyncio.Protocol):
+    """A connection beyond the limit. It gets a 503 and ends as soon as that can have been read.
+
+    Args:
+        gateway: the worker's shared state.
+    """
+
+    __slots__ = ("_gateway", "_timer", "_transport")
+
+    _transport: asyncio.Transport
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Answer at once, whatever the request will be."""
+        gateway = self._gateway
+        self._transport = transport  # type: ignore[assignment]
+        gateway.cells[Cell.CONNECTIONS] += 1
+        gateway.count_answer(_CROWDED.status)
+        self._transport.write(_CROWDED.render(date=gateway.date, close=True))
+        _end_output(self._transport)
+        # Closed with its request unread, the client would get a reset, and perhaps no answer.
+        self._timer = asyncio.get_running_loop().call_later(_REFUSED_LINGER, self._transport.abort)
+
+    def data_received(self, data: bytes) -> None:
+        """Close: the client has said what it wanted."""
+        self._transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget it."""
+        if self._timer is not None:
+            self._timer.cancel()
 
 
 class Phase(IntEnum):
@@ -51,12 +105,14 @@ class ClientConnection(asyncio.Protocol):
     __slots__ = (
         "_ahead",
         "_deadline",
+        "_early",
         "_exchange",
         "_gateway",
         "_phase",
         "_reader",
         "_reading_paused",
         "_transport",
+        "_tunnel",
         "_unsent",
         "write_paused",
     )
@@ -65,6 +121,8 @@ class ClientConnection(asyncio.Protocol):
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
+        self._tunnel: asyncio.Transport | None = None  # where the bytes of an upgraded connection go
+        self._early = b""  # those that came before there was one
         self._reader = RequestReader(gateway.settings)
         self._exchange: Exchange | None = None  # the one being answered
         self._ahead = 0  # bytes received meanwhile
@@ -90,6 +148,11 @@ class ClientConnection(asyncio.Protocol):
         """Read requests and start on the first."""
         reader = self._reader
         if reader.ended:
+            if self._tunnel is not None:
+                self._tunnel.write(data)
+            elif self._exchange is not None and self._exchange.request.upgrade:
+                self._early += data  # it belongs to the protocol that is asked for
+                self.pause_reading()
             return
         reader.feed(data)
         if self._exchange is None:
@@ -112,6 +175,7 @@ class ClientConnection(asyncio.Protocol):
         gateway.cells[Cell.OPEN_CONNECTIONS] -= 1
         self._reader.close()
         self._reader.requests.clear()
+        self._tunnel = None
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.cancel()
@@ -192,8 +256,7 @@ class ClientConnection(asyncio.Protocol):
     def _end_with(self, answer: Answer) -> None:
         """Send a refusal, and take and drop what the client still sends, so that it can read it."""
         self._transport.write(answer.render(date=self._gateway.date, close=True))
-        if self._transport.can_write_eof():
-            self._transport.write_eof()
+        _end_output(self._transport)
         self._phase = _ENDING
         self._deadline = self._gateway.coarse_now + _LINGER
 
@@ -210,6 +273,32 @@ class ClientConnection(asyncio.Protocol):
     def write(self, data: bytes) -> None:
         """Send bytes of a response."""
         self._transport.write(data)
+
+    def pause_reading(self) -> None:
+        """Take nothing more from the client for now."""
+        if not self._reading_paused:
+            self._reading_paused = True
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Go on."""
+        if self._reading_paused:
+            self._reading_paused = False
+            self._transport.resume_reading()
+
+    def open_tunnel(self, upstream: asyncio.Transport) -> None:
+        """Send everything that the client sends from now on to `upstream`, as it comes."""
+        self._tunnel = upstream
+        if self._early:
+            upstream.write(self._early)
+            self._early = b""
+        self.resume_reading()
+
+    def close_tunnel(self) -> None:
+        """The other end has closed: send what there is, then close."""
+        self._tunnel = None
+        self._exchange = None
+        self._end()
 
     def persists(self, request: Request) -> bool:
         """Whether the connection stays open after this request; once said, it holds."""
@@ -272,10 +361,10 @@ class ClientConnection(asyncio.Protocol):
             self._reader.refuse(error(408, "The request did not come in time.", code="request_timeout"))
             self._advance()
 
-    def drain(self, now: float) -> None:
-        """Close soon if there is nothing to do."""
+    def drain(self, by: float) -> None:
+        """Close if there is nothing to do until `by`, by the loop's clock."""
         if self._phase is _IDLE:
-            self._deadline = min(self._deadline, now + _DRAIN_GRACE)
+            self._deadline = min(self._deadline, by)
 
     def abort(self) -> None:
         """Cut the connection."""

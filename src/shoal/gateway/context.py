@@ -165,12 +165,12 @@ class Gateway:
             connect_timeout=self.settings.connect_timeout,
         )
 
-    def drain(self) -> None:
-        """End every connection after its next answer, and idle ones soon."""
+    def drain(self, grace: float) -> None:
+        """End every connection after its next answer, and idle ones after `grace` seconds."""
         self.closing = self._draining = True
-        now = self.now()
+        by = self.now() + grace
         for connection in self.connections:
-            connection.drain(now)
+            connection.drain(by)
 
     @property
     def tick_interval(self) -> float:

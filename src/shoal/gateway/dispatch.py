@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from urllib.parse import unquote_to_bytes
+from urllib.parse import parse_qs, unquote_to_bytes
 
 import msgspec
 
@@ -38,10 +38,26 @@ def dispatch(gateway: Gateway, client: ClientConnection, request: Request) -> Ex
         return Exchange(gateway, client, request, route)  # type: ignore[arg-type]
     if endpoint is Endpoint.CONTROL:
         return Exchange(gateway, client, request, None)
+    if endpoint is Endpoint.REALTIME:
+        return _realtime(gateway, client, request)
     if endpoint is None:
         path = request.target.partition(b"?")[0].decode("latin-1")
         return error(404, f"There is nothing at {path[:200]}.", code="not_found")
     return _answer_here(gateway, request, endpoint)
+
+
+def _realtime(gateway: Gateway, client: ClientConnection, request: Request) -> Exchange | Answer:
+    if not request.upgrade:
+        text = "This is a WebSocket: ask for it with GET and `Upgrade: websocket`."
+        return error(426, text, code="upgrade_required", headers=(b"upgrade: websocket",))
+    query = request.target.partition(b"?")[2].decode("latin-1")
+    # `model` is not needed: clients of vLLM may name it in a later message (session.update), too late to choose by.
+    models = parse_qs(query, encoding="utf-8", errors="replace").get("model")
+    request.stream = True
+    route = _route(gateway, request, models[0] if models else None)
+    if type(route) is Answer:
+        return route
+    return Exchange(gateway, client, request, route)  # type: ignore[arg-type]
 
 
 def _fields(endpoint: Endpoint, request: Request) -> RoutingFields:

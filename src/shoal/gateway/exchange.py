@@ -12,6 +12,7 @@ import httptools
 
 from shoal.gateway.counters import Cell
 from shoal.gateway.responses import Answer, error
+from shoal.gateway.tunnel import TunnelEnd
 from shoal.gateway.upstream import Framing, ResponseHead, UpstreamConnection
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class Exchange:
         "_sent",
         "_status",
         "_tried",
+        "_tunnelled",
         "_upstream",
         "client",
         "gateway",
@@ -89,6 +91,7 @@ class Exchange:
         self._chunk = False
         self._dechunker: Dechunker | None = None
         self._ends_with_connection = False
+        self._tunnelled = False
 
     # Dispatch.
 
@@ -196,6 +199,33 @@ class Exchange:
             self._sent = len(text) + len(first)
             client.write(text + first)
 
+    def on_upgraded(self, head: ResponseHead, first: bytes) -> None:
+        """The engine has changed the protocol: pass bytes on both ways until one side closes."""
+        upstream, pool, client = self._upstream, self._pool, self.client
+        assert upstream is not None
+        assert pool is not None
+        self._tunnelled = True
+        self._status = 200  # what it counts as, when it ends
+        text = head.head + pool.engine_line + b"\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"
+        upstream.transport.set_protocol(TunnelEnd(self, client))
+        client.open_tunnel(upstream.transport)
+        self.on_tunnel_data(text + first)
+
+    def on_tunnel_data(self, data: bytes) -> None:
+        """Pass bytes of an upgraded connection on."""
+        self.heard_at = self.gateway.coarse_now
+        self._sent += len(data)
+        self.client.write(data)
+
+    def on_tunnel_closed(self) -> None:
+        """The engine has closed an upgraded connection."""
+        if self._pool is None:
+            return  # the client has, before
+        self._drop_upstream()
+        self._release()
+        self._count(self._status)
+        self.client.close_tunnel()
+
     def on_body(self, data: bytes) -> None:
         """Pass bytes of the body on."""
         self.heard_at = self.gateway.coarse_now
@@ -232,7 +262,10 @@ class Exchange:
 
     def cancel(self) -> None:
         """The client went away: so does the upstream connection, and the engine aborts the request."""
-        self.gateway.cells[Cell.CLIENT_DISCONNECTS] += 1
+        if self._tunnelled:  # closing is how a WebSocket ends
+            self._count(self._status)
+        else:
+            self.gateway.cells[Cell.CLIENT_DISCONNECTS] += 1
         self._drop_upstream()
         self._release()
 

@@ -33,6 +33,9 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True, tag="settings"):
         header_timeout: a request head must be complete within this.
         keepalive: idle connections kept per engine.
         max_attempts: engines tried for one request at most.
+        max_connections: clients' connections held at the same time.
+        certificate: PEM file; the worker speaks TLS, None for plain HTTP.
+        key: PEM file with the private key of `certificate`.
     """
 
     index: int
@@ -49,6 +52,9 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True, tag="settings"):
     header_timeout: float = 20.0
     keepalive: int = 256
     max_attempts: int = 3
+    max_connections: int = 10_000
+    certificate: str | None = None
+    key: str | None = None
 
 
 class TableUpdate(msgspec.Struct, frozen=True, tag="table"):
@@ -58,9 +64,15 @@ class TableUpdate(msgspec.Struct, frozen=True, tag="table"):
 
 
 class Drain(msgspec.Struct, frozen=True, tag="drain"):
-    """Stop listening, finish what is open within `timeout` seconds, then exit with status 0."""
+    """Stop listening, finish what is open, then exit with status 0.
+
+    Attributes:
+        timeout: seconds that what is open may take.
+        grace: seconds an idle connection stays open all the same: its client may just be sending a request.
+    """
 
     timeout: float
+    grace: float = 1.0
 
 
 ToWorker = WorkerSettings | TableUpdate | Drain
@@ -92,4 +104,16 @@ class EngineFault(msgspec.Struct, frozen=True, tag="fault"):
     count: int
 
 
-FromWorker = WorkerReady | WorkerFailed | EngineFault
+class WorkerNotice(msgspec.Struct, frozen=True, tag="notice"):
+    """Something people should know of. All workers of a node may say the same.
+
+    Attributes:
+        text: a sentence.
+        level: ``info`` or ``warning``.
+    """
+
+    text: str
+    level: str
+
+
+FromWorker = WorkerReady | WorkerFailed | EngineFault | WorkerNotice

@@ -22,6 +22,7 @@ class Endpoint(IntEnum):
     MODEL = 6  # the routing table answers: one model
     HEALTH = 7
     VERSION = 8
+    REALTIME = 9  # an engine answers; a WebSocket, the model in the query
 
 
 _JSON = """
@@ -42,6 +43,7 @@ _EXACT: dict[bytes, Endpoint] = {
     **dict.fromkeys(_JSON.encode().split(), Endpoint.JSON),
     **dict.fromkeys(_FORM.encode().split(), Endpoint.FORM),
     b"/tokenizer_info": Endpoint.BARE,
+    b"/v1/realtime": Endpoint.REALTIME,
     b"/v1/models": Endpoint.MODELS,
     b"/health": Endpoint.HEALTH,
     b"/ping": Endpoint.HEALTH,

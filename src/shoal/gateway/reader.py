@@ -13,7 +13,15 @@ from collections import deque
 import httptools
 
 from shoal.gateway.messages import WorkerSettings
-from shoal.gateway.request import MAX_TARGET, RefusalError, Request, parse_request, without_upgrade
+from shoal.gateway.request import (
+    MAX_TARGET,
+    RefusalError,
+    Request,
+    asks_for_websocket,
+    parse_request,
+    with_upgrade,
+    without_upgrade,
+)
 from shoal.gateway.responses import Answer, error
 
 _HEAD_END = b"\r\n\r\n"
@@ -163,6 +171,13 @@ class RequestReader:
             # llhttp would read no body now. The upgrade can be declined (RFC 9110, 7.8): read on without it.
             if head.startswith(b"CONNECT "):
                 raise RefusalError(501, "This is no forward proxy.", "no_proxy") from None
+            if asks_for_websocket(head):
+                if len(data) > stop:
+                    raise RefusalError(
+                        400, "Nothing may follow before the upgrade is answered.", "bad_request"
+                    ) from None
+                self._finish(with_upgrade(parse_request(head, self._settings)))
+                return stop
             self._complete = False
             self._parser = httptools.HttpRequestParser(self)
             self._parser.feed_data(without_upgrade(head) + _HEAD_END)

@@ -9,6 +9,7 @@ import msgspec
 
 from shoal.gateway.fields import without
 from shoal.gateway.messages import WorkerSettings
+from shoal.gateway.paths import Endpoint, classify
 from shoal.gateway.responses import error
 
 MAX_TARGET = 16 * 1024
@@ -53,6 +54,7 @@ class Request(msgspec.Struct, gc=False):
         head_only: the method is HEAD.
         body: the whole body, once it is complete.
         stream: the client asked for events as they come (set when the body is inspected).
+        upgrade: the client asks for a WebSocket, and `head` still says so.
     """
 
     method: bytes
@@ -66,6 +68,7 @@ class Request(msgspec.Struct, gc=False):
     head_only: bool
     body: bytes = b""
     stream: bool = False
+    upgrade: bool = False
 
     def header(self, name: bytes) -> bytes:
         """Return the value of the first field of this (lower-case) name, ``b""`` without one. Slow: it searches."""
@@ -206,6 +209,27 @@ def _make_origin_form(request: Request) -> None:
         request.head = request.head_for(b"", b"host: " + authority, None)
     elif method != b"OPTIONS" or target != b"*":
         raise RefusalError(400, "The request target is not valid.", "bad_request")
+
+
+def asks_for_websocket(head: bytes) -> bool:
+    """Whether a head that llhttp takes for an upgrade opens a WebSocket (RFC 6455, 4.1) where there may be one."""
+    line, *fields = head.lower().split(b"\r\n")
+    method, target, version = line.split(b" ") if line.count(b" ") == 2 else (b"", b"", b"")
+    if method != b"get" or version != b"http/1.1" or classify(target) is not Endpoint.REALTIME:
+        return False
+    asked = [
+        value.strip() for name, _, value in (field.partition(b":") for field in fields) if name == b"upgrade"
+    ]
+    framed = any(field.startswith((b"content-length:", b"transfer-encoding:")) for field in fields)
+    return asked == [b"websocket"] and not framed
+
+
+def with_upgrade(request: Request) -> Request:
+    """Return a request that has lost the fields about its connection, with those that ask for a WebSocket again."""
+    request.head += b"\r\nconnection: upgrade\r\nupgrade: websocket"
+    request.upgrade = True
+    request.keep_alive = False  # HTTP ends here, one way or the other
+    return request
 
 
 def without_upgrade(head: bytes) -> bytes:

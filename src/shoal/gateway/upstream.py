@@ -279,7 +279,10 @@ class UpstreamConnection(asyncio.Protocol):
         rest = data[end + 4 :]
         if head.status < 200:
             if head.status == 101:
-                raise BadResponseError("it changes the protocol, which nobody asked for")
+                if not request.upgrade:
+                    raise BadResponseError("it changes the protocol, which nobody asked for")
+                exchange.on_upgraded(head, rest)
+                return
             self._begun -= 1
             self._ended -= 1
             self.reused = False  # the connection is alive

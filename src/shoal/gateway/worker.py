@@ -13,7 +13,7 @@ import socket
 import uvloop
 
 from shoal.gateway.channel import Channel, open_worker_end
-from shoal.gateway.client import ClientConnection
+from shoal.gateway.client import accept
 from shoal.gateway.context import Gateway
 from shoal.gateway.counters import InFlight, SharedMetrics
 from shoal.gateway.messages import (
@@ -23,9 +23,11 @@ from shoal.gateway.messages import (
     TableUpdate,
     ToWorker,
     WorkerFailed,
+    WorkerNotice,
     WorkerReady,
     WorkerSettings,
 )
+from shoal.gateway.tls import ServerTls
 from shoal.routing.table import RoutingTable
 
 log = logging.getLogger("shoal.gateway")
@@ -34,6 +36,7 @@ ORPHAN_DRAIN = 30.0
 """Seconds a worker that has lost its node process gives open requests: their engines live on."""
 
 _DRAIN_CHECK = 0.02  # s between two looks whether a drain is finished
+_TLS_GOODBYE = 2.0  # s a client gets to confirm the end of a TLS connection
 _FAILED = 1  # exit status
 
 
@@ -52,6 +55,7 @@ class Worker:
         self._counters_fd = counters_fd
         self._channel: Channel[ToWorker] | None = None
         self._gateway: Gateway | None = None
+        self._tls: ServerTls | None = None
         self._servers: list[asyncio.Server] = []
         self._drain_by: float | None = None
         self._done: asyncio.Future[int] | None = None
@@ -63,7 +67,7 @@ class Worker:
         self._done = loop.create_future()
         # A terminal's Ctrl-C goes to every process of the node: the node process says what happens then.
         loop.add_signal_handler(signal.SIGINT, lambda: None)
-        loop.add_signal_handler(signal.SIGTERM, self._drain, ORPHAN_DRAIN)
+        loop.add_signal_handler(signal.SIGTERM, self._drain, Drain(ORPHAN_DRAIN))
         self._channel = await open_worker_end(self._socket, self._on_message, self._on_channel_lost)
         try:
             return await self._done
@@ -89,19 +93,27 @@ class Worker:
             self._apply(message.table)
         else:
             assert isinstance(message, Drain)
-            self._drain(message.timeout)
+            self._drain(message)
 
     def _on_channel_lost(self, error: Exception | None) -> None:
         if error is not None:
             log.warning("channel to the node process lost: %s", error)
-        self._drain(ORPHAN_DRAIN)
+        self._drain(Drain(ORPHAN_DRAIN))
 
     async def _listen(self, gateway: Gateway) -> None:
         assert self._channel is not None
         loop = asyncio.get_running_loop()
         try:
+            settings = gateway.settings
+            if settings.certificate is not None and settings.key is not None:
+                self._tls = ServerTls(settings.certificate, settings.key, self._report)
             server = await loop.create_server(
-                lambda: ClientConnection(gateway), sock=self._listening, backlog=BACKLOG
+                lambda: accept(gateway),
+                sock=self._listening,
+                backlog=BACKLOG,
+                ssl=self._tls.context if self._tls else None,
+                ssl_handshake_timeout=settings.header_timeout if self._tls else None,
+                ssl_shutdown_timeout=_TLS_GOODBYE if self._tls else None,
             )
         except OSError as error:
             self._channel.send(WorkerFailed(f"cannot accept connections: {error}"))
@@ -123,27 +135,29 @@ class Worker:
         except ValueError as error:
             log.error("routing table %d is not applied: %s", table.version, error)
 
-    def _report(self, fault: EngineFault) -> None:
+    def _report(self, message: EngineFault | WorkerNotice) -> None:
         assert self._channel is not None
-        self._channel.send(fault)
+        self._channel.send(message)
 
     def _tick(self) -> None:
         gateway = self._gateway
         assert gateway is not None
         gateway.tick()
+        if self._tls is not None:
+            self._tls.refresh()
         asyncio.get_running_loop().call_later(gateway.tick_interval, self._tick)
 
-    def _drain(self, timeout: float) -> None:
+    def _drain(self, wanted: Drain) -> None:
         if self._drain_by is not None:
             return
         gateway = self._gateway
         if gateway is None:
             self._finish(0)
             return
-        self._drain_by = gateway.now() + timeout
+        self._drain_by = gateway.now() + wanted.timeout
         for server in self._servers:
             server.close()
-        gateway.drain()
+        gateway.drain(wanted.grace)
         self._check_drained(gateway, self._drain_by)
 
     def _check_drained(self, gateway: Gateway, by: float) -> None:

@@ -8,7 +8,8 @@ def reachable(host: str) -> str:
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
 
 
-def base_url(host: str, port: int) -> str:
-    """Return ``http://host:port``, IPv6 in brackets, for an address that is listened on."""
+def base_url(host: str, port: int, *, tls: bool = False) -> str:
+    """Return ``http://host:port`` (``https`` with `tls`), IPv6 in brackets, for an address that is listened on."""
     host = reachable(host)
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "https" if tls else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

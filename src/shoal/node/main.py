@@ -150,6 +150,9 @@ class _Node:
             header_timeout=gateway.header_timeout,
             keepalive=gateway.keepalive,
             max_attempts=gateway.max_attempts,
+            max_connections=gateway.max_connections,
+            certificate=gateway.tls.certificate if gateway.tls else None,
+            key=gateway.tls.key if gateway.tls else None,
         )
 
     def _membership_settings(self) -> MembershipSettings:
@@ -177,8 +180,9 @@ class _Node:
         background: list[asyncio.Task[Any]] = []
         try:
             await self._start(background)
+            scheme = "https" if self._config.gateway.tls else "http"
             self._events.add(
-                f"node {self._node.name} is up: http://{self._node.name}/v1 answers for the cluster"
+                f"node {self._node.name} is up: {scheme}://{self._node.name}/v1 answers for the cluster"
             )
             reconciling = asyncio.create_task(self._reconcile())
             background.append(reconciling)

@@ -16,6 +16,7 @@ from shoal.gateway.messages import (
     FromWorker,
     TableUpdate,
     WorkerFailed,
+    WorkerNotice,
     WorkerReady,
     WorkerSettings,
 )
@@ -32,6 +33,7 @@ class WorkerProcess:
     Args:
         settings: of this worker.
         on_fault: called with what it says of an engine that failed it.
+        on_notice: called with what else it has to say.
         on_end: called when the process has ended after it had been started well.
 
     Attributes:
@@ -44,10 +46,12 @@ class WorkerProcess:
         self,
         settings: WorkerSettings,
         on_fault: Callable[[EngineFault], None],
+        on_notice: Callable[[WorkerNotice], None],
         on_end: Callable[[], None],
     ) -> None:
         self._settings = settings
         self._on_fault = on_fault
+        self._on_notice = on_notice
         self._on_end = on_end
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: Channel[FromWorker] | None = None
@@ -116,6 +120,8 @@ class WorkerProcess:
                     self._ready.set_exception(StartError(f"a gateway worker could not start: {reason}"))
             case EngineFault():
                 self._on_fault(message)
+            case WorkerNotice():
+                self._on_notice(message)
 
     def _lost(self, _: Exception | None) -> None:
         """Note the end: a closed channel means that the process is gone or about to go."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from shoal.gateway.counters import InFlight, SharedMetrics, create
-from shoal.gateway.messages import Drain, EngineFault, TableUpdate, WorkerSettings
+from shoal.gateway.messages import Drain, EngineFault, TableUpdate, WorkerNotice, WorkerSettings
 from shoal.node.errors import StartError
 from shoal.node.events import Events
 from shoal.node.listening import listening_sockets
@@ -19,8 +20,13 @@ from shoal.routing.table import RoutingTable
 
 # A worker that dies is replaced after this long: soon, but not in a busy loop when it dies at once. Seconds.
 _RESTART_DELAY = 0.5
+# Idle connections to a worker that is replaced stay open this long: nobody is in a hurry, and closing one just when its
+# client sends the next request would be an error for the client. Seconds.
+_RELOAD_GRACE = 5.0
 # Beyond its drain time, before a worker is killed. Seconds.
 _LATE = 2.0
+# What several workers say within so many seconds is told once.
+_SAME_NOTICE = 10.0
 
 
 class Workers:
@@ -49,6 +55,7 @@ class Workers:
         self._on_fault = on_fault
         self._table = RoutingTable(version=0)
         self._ending = False
+        self._told: dict[WorkerNotice, float] = {}
         self._sockets = listening_sockets(settings.host, settings.port, count)
         self._serving: list[WorkerProcess | None] = [None] * count
         self._former: list[WorkerProcess | None] = [None] * count
@@ -94,7 +101,7 @@ class Workers:
                 await self._start(i)
                 if former is not None:
                     self._former[i] = former
-                    former.send(Drain(drain_timeout))
+                    former.send(Drain(drain_timeout, _RELOAD_GRACE))
                     self._spawn(self._see_off(i, former, drain_timeout))
 
     async def drain(self, timeout: float) -> None:
@@ -130,12 +137,20 @@ class Workers:
         worker = WorkerProcess(
             msgspec.structs.replace(self._settings, index=index),
             self._on_fault,
+            self._on_notice,
             lambda: self._lost(place, worker),
         )
         await worker.start(self._sockets[place], self._counters, self._table)
         self._serving[place] = worker
         if self._ending:
             worker.kill()
+
+    def _on_notice(self, notice: WorkerNotice) -> None:
+        now = time.monotonic()
+        self._told = {said: at for said, at in self._told.items() if now - at < _SAME_NOTICE}
+        if notice not in self._told:
+            self._told[notice] = now
+            self._events.add(notice.text, "info" if notice.level == "info" else "warning")
 
     def _lost(self, place: int, worker: WorkerProcess) -> None:
         """Clean up after a process that has ended, and replace it unless that was wanted."""

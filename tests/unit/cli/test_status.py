@@ -1,9 +1,11 @@
+import ssl
 from io import StringIO
 from typing import Any
 
+import pytest
 from rich.console import Console
 
-from shoal.cli.status import render
+from shoal.cli.status import _targets, _verification, render
 
 
 def document(**more: Any) -> dict[str, Any]:
@@ -51,3 +53,26 @@ def test_members_engines_errors_and_the_last_events_are_shown():
 
 def test_being_cut_off_is_said():
     assert "cut off" in shown(document(isolated=True))
+
+
+@pytest.mark.parametrize(
+    ("given", "asked"),
+    [
+        (None, "http://127.0.0.1:8000"),
+        ("node1:8000", "http://node1:8000"),
+        ("https://node1:8443", "https://node1:8443"),
+    ],
+)
+def test_a_node_is_asked_as_it_was_named(given: str | None, asked: str):
+    assert _targets(given, None) == [asked]
+
+
+@pytest.mark.parametrize("url", ["https://127.0.0.1:8443", "https://localhost:1", "https://[::1]:8443"])
+def test_the_certificate_of_this_machine_itself_is_not_checked(url: str):
+    assert _verification(url) is False
+
+
+def test_the_certificate_of_other_machines_is_checked():
+    context = _verification("https://node1.example.com:8443")
+    assert isinstance(context, ssl.SSLContext)
+    assert context.verify_mode is ssl.CERT_REQUIRED

@@ -6,24 +6,30 @@ Tests are ``async def test_...(stage)``; the hook below runs them on uvloop, wit
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import itertools
 import json
+import os
 import re
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Mapping
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import psutil
 import pytest
 import uvloop
 
 from shoal.gateway import counters
-from shoal.gateway.client import ClientConnection
+from shoal.gateway.channel import open_node_end
+from shoal.gateway.client import accept
 from shoal.gateway.context import Gateway
 from shoal.gateway.counters import InFlight, SharedMetrics
-from shoal.gateway.messages import EngineFault, WorkerSettings
+from shoal.gateway.messages import EngineFault, TableUpdate, WorkerNotice, WorkerSettings
 from shoal.routing.table import EngineTarget, ModelRoute, RoutingTable
 
 DEADLINE = 20.0  # s for one test
@@ -350,7 +356,7 @@ class Stage:
         self.gateway = Gateway(self.settings, self.in_flight, self.metrics, self.faults.append)
         self.gateway.apply(table or self.table({"m": self.route(*engines)}))
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: ClientConnection(self.gateway), "127.0.0.1", 0)
+        self._server = await loop.create_server(lambda: accept(self.gateway), "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]
         self._tick()
 
@@ -421,3 +427,57 @@ class Stage:
 def stage(tmp_path: Any) -> Stage:
     """An empty stage."""
     return Stage(str(tmp_path / "control.sock"))
+
+
+class Worker:
+    """A real worker process with one model ``m``, in place of the gateway in this process."""
+
+    def __init__(self, stage) -> None:
+        self.stage = stage
+        self.fd = counters.create(1)
+        self.listening = socket.create_server(("127.0.0.1", 0))
+        self.port = stage.port = self.listening.getsockname()[1]
+        self.process: subprocess.Popen[bytes] | None = None
+        self.messages: list[object] = []
+
+    async def start(self, *engines, **settings) -> None:
+        ours, theirs = socket.socketpair()
+        fds = (theirs.fileno(), self.fd, self.listening.fileno())
+        names = ("--channel-fd", "--counters-fd", "--listen-fd")
+        pairs = (text for name, fd in zip(names, fds, strict=True) for text in (name, str(fd)))
+        self.process = subprocess.Popen(  # noqa: ASYNC220
+            [sys.executable, "-m", "shoal.gateway", *pairs], pass_fds=fds
+        )
+        theirs.close()
+        self.channel = await open_node_end(ours, self.messages.append, lambda _: None)
+        self.channel.send(
+            WorkerSettings(**{
+                "index": 0, "workers": 1, "node": "n", "host": "127.0.0.1", "port": 1,
+                "control_socket": self.stage.control, **settings,
+            })
+        )  # fmt: skip
+        self.channel.send(TableUpdate(self.stage.table({"m": self.stage.route(*engines)})))
+        await self.stage.until(lambda: self.messages, 15)  # ready, or failed
+
+    def notices(self) -> list[str]:
+        return [m.text for m in self.messages if isinstance(m, WorkerNotice)]
+
+    def memory(self) -> int:
+        """Return the resident memory, bytes."""
+        assert self.process is not None
+        return psutil.Process(self.process.pid).memory_info().rss
+
+    def end(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+        with contextlib.suppress(OSError):
+            os.close(self.fd)
+        self.listening.close()
+
+
+@pytest.fixture
+def worker(stage) -> Iterator[Worker]:
+    worker = Worker(stage)
+    yield worker
+    worker.end()

@@ -363,7 +363,7 @@ async def test_draining_closes_idle_connections_and_those_that_finish(stage):
     idle, busy = await stage.client(), await stage.client()
     await busy.send(stage.post())
     await stage.until(lambda: stage.open_requests() == 1 and len(stage.gateway.connections) == 2)
-    stage.gateway.drain()
+    stage.gateway.drain(1.0)
     release.set()
     reply = await busy.reply()
     assert (reply.status, reply.header("connection")) == (200, "close")

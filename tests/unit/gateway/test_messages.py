@@ -12,6 +12,7 @@ from shoal.gateway.messages import (
     TableUpdate,
     ToWorker,
     WorkerFailed,
+    WorkerNotice,
     WorkerReady,
     WorkerSettings,
 )
@@ -37,6 +38,7 @@ ROUTE = ModelRoute(model="m", policy="round_robin", engines=(TARGET,), pending="
         (FromWorker, WorkerReady(1)),
         (FromWorker, WorkerFailed("why")),
         (FromWorker, EngineFault("n/m", "why", 2)),
+        (FromWorker, WorkerNotice("text", "info")),
     ],
     ids=lambda value: type(value).__name__,
 )

@@ -23,6 +23,7 @@ from shoal.gateway.paths import Endpoint, classify, model_of
         (b"/v1/responses/resp_1", Endpoint.BARE),
         (b"/v1/responses/resp_1/cancel", Endpoint.BARE),
         (b"/tokenizer_info", Endpoint.BARE),
+        (b"/v1/realtime?model=m", Endpoint.REALTIME),
         (b"/v1/models", Endpoint.MODELS),
         (b"/v1/models/org/model", Endpoint.MODEL),
         (b"/health", Endpoint.HEALTH),

@@ -1,15 +1,11 @@
-"""Reading requests: the same result however the bytes are cut, and no more lenient than two other parsers."""
+"""Reading requests: where they begin and end, in whatever pieces they come. See also test_fuzz.py."""
 
 from __future__ import annotations
 
 import itertools
 import random
 
-import h11
-import httptools
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from shoal.gateway.messages import WorkerSettings
 from shoal.gateway.reader import RequestReader
@@ -18,45 +14,6 @@ from shoal.gateway.request import Request
 SETTINGS = WorkerSettings(index=0, workers=1, node="n", host="", port=1, control_socket="", max_body=100_000)
 
 CRLF = b"\r\n"
-tokens = st.text("abcdefgXYZ019-_!#$%&'*+.^`|~", min_size=1, max_size=12).map(str.encode)
-values = st.text(
-    st.characters(min_codepoint=0x20, max_codepoint=0xFF, exclude_characters="\x7f"), max_size=30
-).map(lambda text: text.encode("latin-1"))
-fields = st.lists(
-    st.tuples(tokens.filter(lambda name: name.lower() not in (b"te", b"host")), values).map(b": ".join),
-    max_size=6,
-)
-bodies = st.binary(max_size=300) | st.sampled_from(
-    [b"\r\n\r\n", b"0\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", b"\r\n" * 40]
-)
-
-
-@st.composite
-def chunked(draw: st.DrawFn) -> tuple[bytes, bytes]:
-    """Return a body as chunks and as what it is."""
-    pieces = draw(st.lists(bodies.filter(bool), max_size=5))
-    extension = draw(st.sampled_from([b"", b";a", b";a=b", b';a="x y"']))
-    trailers = draw(st.sampled_from([b"", b"x: y\r\n", b"x: y\r\nz: \r\n"]))
-    data = b"".join(b"%x%b\r\n%b\r\n" % (len(piece), extension, piece) for piece in pieces)
-    return data + b"0\r\n" + trailers + CRLF, b"".join(pieces)
-
-
-@st.composite
-def requests(draw: st.DrawFn) -> tuple[bytes, bytes]:
-    """Return a valid request and its body."""
-    method = draw(st.sampled_from([b"GET", b"POST", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"]))
-    target = b"/" + draw(st.text("abc/?&=%20.-", max_size=30)).encode()
-    lines = [method + b" " + target + b" HTTP/1.1", b"Host: gateway.example:8000", *draw(fields)]
-    kind = draw(st.sampled_from(["none", "length", "chunked"]))
-    data = body = b""
-    if kind == "length":
-        data = body = draw(bodies)
-        lines.insert(draw(st.integers(1, len(lines))), b"Content-Length: %d" % len(body))
-    elif kind == "chunked":
-        data, body = draw(chunked())
-        lines.insert(draw(st.integers(1, len(lines))), b"transfer-encoding:  chunked ")
-    blank = draw(st.sampled_from([b"", b"", CRLF]))
-    return blank + CRLF.join([*lines, b"", b""]) + data, body
 
 
 def read(*pieces: bytes) -> tuple[list[Request], int | None]:
@@ -70,91 +27,6 @@ def read(*pieces: bytes) -> tuple[list[Request], int | None]:
 def split(data: bytes, cuts: list[int]) -> list[bytes]:
     edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
     return [data[a:b] for a, b in itertools.pairwise(edges)]
-
-
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(requests(), min_size=1, max_size=4), st.lists(st.integers(0, 10_000), max_size=12))
-def test_valid_requests_come_out_the_same_however_they_are_cut(messages, cuts):
-    data = b"".join(message for message, _ in messages)
-    whole, refusal = read(data)
-    assert refusal is None
-    assert [request.body for request in whole] == [body for _, body in messages]
-    assert read(*split(data, cuts)) == (whole, None)
-
-
-@settings(max_examples=30, deadline=None)
-@given(requests(), requests())
-def test_valid_requests_come_out_the_same_byte_by_byte(first, second):
-    data = first[0] + second[0]
-    assert read(*(bytes([byte]) for byte in data)) == read(data)
-
-
-@settings(max_examples=200, deadline=None)
-@given(requests(), st.data())
-def test_what_llhttp_or_h11_refuse_is_refused_and_the_rest_reads_the_same(message, data):
-    """Mutations of valid requests, read by three parsers."""
-    raw = bytearray(message[0])
-    for _ in range(data.draw(st.integers(1, 3))):
-        place = data.draw(st.integers(0, min(len(raw) - 1, 200)))
-        length = data.draw(st.integers(0, 2))
-        new = data.draw(
-            st.sampled_from(
-                [b"\n", b"\r", b"\0", b" ", b"\t", b":", b",", b"0", b"5", b";", b"\x80", b"\r\n", b"x", b""]
-            )
-            | st.binary(max_size=2)
-        )
-        raw[place : place + length] = new
-    mutated = bytes(raw)
-    ours, refusal = read(mutated)
-    theirs, verdict = read_by_h11(mutated)
-    if verdict == "refused" and not mutated.startswith((b"\r\n", b"\n")):  # h11 takes no empty line in front
-        assert refusal is not None or len(ours) <= len(theirs), "h11 refuses it"
-    if not llhttp_accepts(mutated):
-        assert refusal is not None or any(not request.keep_alive for request in ours), "llhttp refuses it"
-    for mine, (method, target, body) in zip(ours, theirs, strict=False):
-        assert (mine.method, mine.body) == (method, body)
-        assert target.endswith(mine.target) or mine.target == b"/"
-
-
-def read_by_h11(data: bytes) -> tuple[list[tuple[bytes, bytes, bytes]], str]:
-    """Return the complete requests (method, target, body) that h11 sees, and how it ended."""
-    connection = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20)
-    connection.receive_data(data)
-    found = []
-    try:
-        while True:
-            event = connection.next_event()
-            if isinstance(event, h11.Request):
-                method, target, body = event.method, event.target, b""
-            elif isinstance(event, h11.Data):
-                body += bytes(event.data)
-            elif isinstance(event, h11.EndOfMessage):
-                found.append((method, target, body))
-                connection.send(h11.Response(status_code=200, headers=[("content-length", "0")]))
-                connection.send(h11.EndOfMessage())
-                if connection.our_state is h11.MUST_CLOSE:
-                    return found, "closed"
-                connection.start_next_cycle()
-            else:
-                return found, "incomplete"
-    except h11.RemoteProtocolError:
-        return found, "refused"
-
-
-def llhttp_accepts(data: bytes) -> bool:
-    try:
-        httptools.HttpRequestParser(object()).feed_data(data)
-    except httptools.HttpParserUpgrade:
-        return True
-    except httptools.HttpParserError:
-        return False
-    return True
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.binary(max_size=200), st.lists(st.integers(0, 200), max_size=3))
-def test_arbitrary_bytes_never_raise(data, cuts):
-    read(*split(data, cuts))
 
 
 def test_an_empty_line_in_front_of_a_request_is_ignored():
@@ -212,3 +84,37 @@ def test_an_upgrade_is_declined_and_its_body_read(kind):
         (request,), refusal = read(*pieces)
         assert (request.body, request.keep_alive, refusal) == (b"hi", False, None)
         assert b"pgrade" not in request.head
+
+
+WEBSOCKET = (
+    b"GET /v1/realtime?model=m HTTP/1.1\r\nHost: g\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n"
+    b"Sec-WebSocket-Key: x\r\n\r\n"
+)
+
+
+def test_a_websocket_is_kept_where_there_may_be_one_and_ends_the_reading():
+    for pieces in ((WEBSOCKET,), [bytes([byte]) for byte in WEBSOCKET]):
+        (request,), refusal = read(*pieces)
+        assert (request.upgrade, request.keep_alive, refusal) == (True, False, None)
+        assert request.head.endswith(b"Sec-WebSocket-Key: x\r\nconnection: upgrade\r\nupgrade: websocket")
+        assert request.head.lower().count(b"upgrade:") == 1
+
+
+def test_nothing_is_taken_behind_a_websocket_before_it_is_answered():
+    found, refusal = read(WEBSOCKET + b"GET / HTTP/1.1\r\nHost: g\r\n\r\n")
+    assert (found, refusal) == ([], 400)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"GET", b"POST"),
+        (b"/v1/realtime", b"/v1/models"),
+        (b"WebSocket\r\n", b"websocket, h2c\r\n"),
+        (b"Sec-", b"Content-Length: 0\r\nSec-"),
+    ],
+)
+def test_other_upgrades_are_declined(old: bytes, new: bytes):
+    (request,), refusal = read(WEBSOCKET.replace(old, new, 1))
+    assert (request.upgrade, request.keep_alive, refusal) == (False, True, None)
+    assert b"pgrade" not in request.head

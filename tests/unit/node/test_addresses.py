@@ -9,3 +9,4 @@ def test_ipv6_addresses_get_brackets():
     assert base_url("fd00::7", 8000) == "http://[fd00::7]:8000"
     assert base_url("::", 1) == "http://[::1]:1"
     assert base_url("node1.example.com", 8000) == "http://node1.example.com:8000"
+    assert base_url("::1", 8000, tls=True) == "https://[::1]:8000"
