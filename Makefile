@@ -8,15 +8,20 @@ ENGINE ?= auto
 ONCE   ?=
 PORT   ?=
 NODES  ?=
+# make bench-gateway QUICK=1 takes under 3 minutes; TARGETS=nginx,shoal measures those alone; DOCS=1 puts the results
+# into docs/performance.md.
+QUICK  ?=
+TARGETS ?=
+DOCS   ?=
 
 SETUP = $(PYTHON) scripts/setup_env.py --venv $(VENV) --extras
 RUN   = $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup test test-quick lint format clean
+.PHONY: help demo setup test test-quick bench-gateway lint format clean
 
 help: ## show this
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## three nodes with a real model on this machine, until Ctrl-C (ONCE=1: only the answers)
 	@$(SETUP) demo,$(ENGINE)
@@ -34,6 +39,11 @@ test-quick: ## lint, types and all tests without vLLM (under 5 minutes)
 	@$(SETUP) dev
 	@$(MAKE) --no-print-directory lint
 	@$(RUN) -m pytest tests/unit tests/scenarios tests/conformance
+
+bench-gateway: ## the gateway's cost next to nginx, haproxy and other routers (QUICK=1: under 3 minutes)
+	@$(SETUP) ''
+	@PYTHONPATH=scripts $(RUN) -m benchmarks.gateway $(if $(filter-out 0,$(QUICK)),--quick) \
+		$(if $(TARGETS),--targets '$(TARGETS)') $(if $(filter-out 0,$(DOCS)),--docs)
 
 lint: ## style and types, in an environment that `make setup` or a test made
 	@$(RUN) -m ruff check
