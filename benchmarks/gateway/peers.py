@@ -21,7 +21,7 @@ from benchmarks.gateway.load import API_KEY
 from benchmarks.gateway.processes import Command
 from lib.progress import Step
 
-_CONNECTIONS = 16384  # that a router may have open
+_CONNECTIONS = 8192  # that a router may have open; below the usual limits on descriptors
 _HOUR = 3600
 
 
@@ -93,7 +93,6 @@ def nginx(site: Site) -> Command:
     )
     text = f"""\
 {user} worker_processes 1; daemon off; pid {folder}/nginx.pid; error_log stderr crit;
-worker_rlimit_nofile {_CONNECTIONS};
 events {{ worker_connections {_CONNECTIONS}; }}
 http {{
   access_log off; {temporary}
@@ -124,7 +123,7 @@ def haproxy(site: Site) -> Command:
     text = f"""\
 global
   nbthread 1
-  maxconn {_CONNECTIONS}
+  maxconn {_CONNECTIONS // 2}
 defaults
   mode http
   timeout connect 5s

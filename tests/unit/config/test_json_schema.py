@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from ruamel.yaml import YAML
 
@@ -156,7 +157,6 @@ def test_nothing_of_the_implementation_shows() -> None:
 
 
 def test_a_full_validator_agrees() -> None:
-    jsonschema = pytest.importorskip("jsonschema")
     contract = YAML(typ="safe", pure=True).load((EXAMPLES / "three.yaml").read_text())
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     jsonschema.validate(contract, SCHEMA)
