@@ -44,6 +44,7 @@ class EngineReport(msgspec.Struct, frozen=True, kw_only=True):
         state: where the engine is in its life.
         host: address other nodes reach it at (numeric where known).
         port: TCP port, 0 while none is chosen.
+        instance: differs each time the engine is started; "" while it does not run.
         served: ids the engine lists under ``/v1/models`` (the model's name, LoRA adapters).
         max_model_len: context length the engine reports, tokens; None when not known.
         weight: share of work relative to other engines, > 0.
@@ -62,6 +63,7 @@ class EngineReport(msgspec.Struct, frozen=True, kw_only=True):
     state: EngineState
     host: str
     port: int = 0
+    instance: str = ""
     served: tuple[str, ...] = ()
     max_model_len: int | None = None
     weight: float = 1.0

@@ -20,7 +20,6 @@ from shoal.config import rules
 from shoal.config.base import (
     Entries,
     Line,
-    LocalPath,
     Seconds,
     Section,
     bytes_between,
@@ -29,9 +28,11 @@ from shoal.config.base import (
     single_line,
     surroundings,
 )
+from shoal.config.engines import Engines
 from shoal.config.errors import SettingPath
 from shoal.config.hosts import check_bind, check_host
 from shoal.config.model import Address, EngineKind, Model, Placement, PolicyName
+from shoal.config.recovery import Recovery
 from shoal.config.tls import Tls
 
 __all__ = [
@@ -54,7 +55,6 @@ __all__ = [
 
 Role = Literal["serve", "standby", "gateway"]
 Port = Annotated[int, Field(ge=1, le=65535)]
-EnginePort = Annotated[int, Field(ge=1024, le=65535)]  # vLLM refuses lower ones
 
 _KIB, _MIB, _GIB = 1024, 1024**2, 1024**3
 _MOST_WORKERS = 256
@@ -210,82 +210,6 @@ class Gateway(Section):
         if self.workers != "auto":
             return self.workers
         return min(_MOST_AUTO_WORKERS, max(1, (cores or os.cpu_count() or 1) // 2))
-
-
-class Engines(Section):
-    """How engines are started and watched."""
-
-    python: LocalPath | None = Field(
-        default=None,
-        description="Python interpreter that vLLM is installed in. By default the one Shoal runs in.",
-    )
-    ports: Annotated[tuple[EnginePort, EnginePort], Field(strict=False)] = Field(
-        default=(20000, 20999),
-        description="First and last port that engines may listen on; no node's own port is among them.",
-    )
-    start_timeout: Seconds = Field(
-        default=900.0,
-        gt=0,
-        le=86400,
-        description="Seconds until an engine must be ready, or its start has failed. More than "
-        "probe_interval and probe_timeout.",
-    )
-    probe_interval: Seconds = Field(
-        default=1.0,
-        ge=0.05,
-        le=300,
-        description="Seconds between two probes of an engine. Less than start_timeout.",
-    )
-    probe_timeout: Seconds = Field(
-        default=5.0,
-        gt=0,
-        le=300,
-        description="Seconds for an engine to answer a probe. Less than start_timeout.",
-    )
-    log_max_size: Annotated[int, *bytes_between(64 * _KIB, 64 * _GIB)] = Field(
-        default=20 * _MIB, description="Size at which an engine's log file is rotated, in bytes or as 20MiB."
-    )
-    log_files: int = Field(
-        default=3, ge=1, le=1000, description="Log files kept per engine, the current one included."
-    )
-
-    @field_validator("ports", mode="before")
-    @classmethod
-    def _two_ports(cls, value: Any) -> Any:
-        if not isinstance(value, list | tuple) or len(value) != 2:
-            raise ValueError("it must be the first and the last port, as in [20000, 20999]")
-        return value
-
-
-class Recovery(Section):
-    """What happens after an engine ended, and when a node stops."""
-
-    restart_delay: Seconds = Field(
-        default=1.0,
-        ge=0,
-        le=3600,
-        description="Seconds before the first restart of an engine; doubles with each further one. At most "
-        "restart_delay_max.",
-    )
-    restart_delay_max: Seconds = Field(
-        default=60.0,
-        gt=0,
-        le=86400,
-        description="Longest time in seconds before a restart. At least restart_delay.",
-    )
-    healthy_after: Seconds = Field(
-        default=120.0,
-        gt=0,
-        le=86400,
-        description="Seconds an engine must be ready before its restarts are forgotten. More than "
-        "engines.probe_interval.",
-    )
-    drain_timeout: Seconds = Field(
-        default=30.0,
-        ge=0,
-        le=86400,
-        description="Seconds for running requests to finish when a node is stopped.",
-    )
 
 
 class Routing(Section):

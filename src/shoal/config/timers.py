@@ -117,6 +117,15 @@ INEQUALITIES: tuple[Inequality, ...] = (
         greater=lambda c: c.recovery.healthy_after,
         reason="an engine counts as healthy before it is probed once",
     ),
+    Inequality(
+        left=("recovery", "stall_timeout"),
+        upwards=True,
+        right="engines.probe_interval",
+        settings=(("engines", "probe_interval"),),
+        lesser=lambda c: c.engines.probe_interval,
+        greater=lambda c: c.recovery.stall_timeout,
+        reason="an engine counts as hung before it is looked at twice",
+    ),
 )
 
 

@@ -34,6 +34,9 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True, tag="settings"):
         keepalive: idle connections kept per engine.
         max_attempts: engines tried for one request at most.
         max_connections: clients' connections held at the same time.
+        resume: what becomes of a stream whose engine fails: ``exact``, ``text`` or ``off``.
+        resume_buffer: bytes kept of a stream to continue it.
+        stall_timeout: silence after which a request leaves an engine that is lost.
         certificate: PEM file; the worker speaks TLS, None for plain HTTP.
         key: PEM file with the private key of `certificate`.
     """
@@ -53,6 +56,9 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True, tag="settings"):
     keepalive: int = 256
     max_attempts: int = 3
     max_connections: int = 10_000
+    resume: str = "exact"
+    resume_buffer: int = 4 * 1024 * 1024
+    stall_timeout: float = 10.0
     certificate: str | None = None
     key: str | None = None
 

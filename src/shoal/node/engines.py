@@ -150,6 +150,7 @@ class Engines:
                 state=e.state,
                 host=self._advertised,
                 port=e.port,
+                instance=e.process.record.marker[:8] if e.process else "",
                 served=e.served,
                 max_model_len=e.max_model_len,
                 running=e.load.running,

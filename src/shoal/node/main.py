@@ -151,6 +151,9 @@ class _Node:
             keepalive=gateway.keepalive,
             max_attempts=gateway.max_attempts,
             max_connections=gateway.max_connections,
+            resume=self._config.recovery.resume,
+            resume_buffer=self._config.recovery.resume_buffer,
+            stall_timeout=self._config.recovery.stall_timeout,
             certificate=gateway.tls.certificate if gateway.tls else None,
             key=gateway.tls.key if gateway.tls else None,
         )

@@ -24,6 +24,28 @@ class External(msgspec.Struct, frozen=True, kw_only=True):
 RETRY_AFTER = 5
 
 
+# What an engine in one of these states still owes, it will not pay: it runs no more, not yet, or answers nobody.
+_LOST = frozenset((EngineState.UNHEALTHY, EngineState.WAITING, EngineState.STARTING, EngineState.STOPPED))
+
+
+def lost(view: View, answers: Mapping[str, bool], externals: Iterable[External]) -> Iterable[str]:
+    """Yield the full ids of the engines from which nothing is to be expected, see `RoutingTable.lost`.
+
+    Args:
+        view: members and engines.
+        answers: as for `routable`.
+        externals: engines that somebody else runs.
+    """
+    for member, engine in view.engines():
+        name = full_id(member.name, engine.id)
+        present = member.state in (MemberState.ALIVE, MemberState.SUSPECT)
+        if engine.state in _LOST or member.state is MemberState.LEFT or not answers.get(name, present):
+            yield name
+    for external in externals:
+        if external.report.state in _LOST:
+            yield external.target.id
+
+
 def routable(view: View, answers: Mapping[str, bool]) -> Iterable[tuple[str, EngineReport]]:
     """Yield full id and report of every engine of a member that may get requests.
 
@@ -64,6 +86,7 @@ def routing_table(
         local_host: address this node's own engines listen on, where it may differ from the one others use (NAT).
         draining: this node is leaving.
     """
+    externals = tuple(externals)
     engines: dict[str, list[EngineTarget]] = {m.name: [] for m in config.models}
     aliases: dict[str, set[str]] = {m.name: {m.name} for m in config.models}
     lengths: dict[str, int | None] = {}
@@ -75,7 +98,15 @@ def routing_table(
         weight = report.weight * weights.get(node, 1.0)
         host = reachable(local_host) if local_host and node == view.me else report.host
         engines[report.model].append(
-            EngineTarget(id=name, slot=slot(name), host=host, port=report.port, weight=weight)
+            EngineTarget(
+                id=name,
+                slot=slot(name),
+                host=host,
+                port=report.port,
+                weight=weight,
+                instance=report.instance,
+                token_ids=True,
+            )
         )
         for served in report.served:
             aliases[report.model].add(served)
@@ -90,6 +121,7 @@ def routing_table(
             model=model.name,
             policy=model.policy or config.routing.policy,
             engines=targets,
+            max_model_len=lengths.get(model.name),
             pending="" if targets else pending(model.name, view),
         )
         # A configured model's own name wins over the same name served by another model's engine as an adapter.
@@ -105,6 +137,7 @@ def routing_table(
         routes=routes,
         models_body=_json({"object": "list", "data": list(bodies.values())}),
         model_bodies={alias: _json(body) for alias, body in bodies.items()},
+        lost=tuple(sorted(lost(view, answers, externals))),
         retry_after=RETRY_AFTER,
         draining=draining,
     )

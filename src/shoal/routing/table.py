@@ -18,6 +18,8 @@ class EngineTarget(msgspec.Struct, frozen=True, kw_only=True):
         api_key: bearer token to send in place of the client's, None to pass the client's header on.
         tls: connect with TLS (external engines only, so far).
         host_header: ``Host`` to send in place of the client's; None passes the client's on.
+        instance: differs each time the engine is started; "" where nobody knows (external engines).
+        token_ids: it gives token ids when asked to, as vLLM does (``return_token_ids``).
     """
 
     id: str
@@ -29,6 +31,8 @@ class EngineTarget(msgspec.Struct, frozen=True, kw_only=True):
     api_key: str | None = None
     tls: bool = False
     host_header: str | None = None
+    instance: str = ""
+    token_ids: bool = False
 
 
 class ModelRoute(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,12 +42,14 @@ class ModelRoute(msgspec.Struct, frozen=True, kw_only=True):
         model: the model's name in the configuration.
         policy: name of the policy that picks among the engines.
         engines: engines that are ready, best known order first; may be empty.
+        max_model_len: context length of the engines, tokens; None when not known.
         pending: sentence for the 503 while `engines` is empty ("1 of 3 engines is loading weights, 41 s so far").
     """
 
     model: str
     policy: str
     engines: tuple[EngineTarget, ...] = ()
+    max_model_len: int | None = None
     pending: str = ""
 
 
@@ -54,6 +60,8 @@ class RoutingTable(msgspec.Struct, frozen=True, kw_only=True):
         version: grows by one with each table of a node process.
         routes: model id as clients name it (served names, LoRA adapters) -> route. Several ids may share one.
         models_body: the JSON body of ``GET /v1/models``, rendered by the node process.
+        lost: ids of engines that are gone or hang, for all this node knows: what they still owe an answer is moved
+            away from them. (One that merely drains is in no list: it finishes what it has.)
         model_bodies: model id -> JSON body of ``GET /v1/models/{id}``.
         retry_after: seconds for the ``Retry-After`` of a 503.
         draining: the node is leaving: answer what is open, close connections after the response.
@@ -63,5 +71,6 @@ class RoutingTable(msgspec.Struct, frozen=True, kw_only=True):
     routes: dict[str, ModelRoute] = {}
     models_body: bytes = b'{"object":"list","data":[]}'
     model_bodies: dict[str, bytes] = {}
+    lost: tuple[str, ...] = ()
     retry_after: int = 5
     draining: bool = False

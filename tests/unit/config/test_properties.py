@@ -89,9 +89,15 @@ configs = st.fixed_dictionaries(
             keepalive=st.integers(0, 65536),
         ),
         "engines": optional(
-            ports=st.just([20000, 30000]), probe_interval=st.floats(0.1, 10), log_max_size=sizes
+            ports=st.just([20000, 30000]), probe_interval=st.floats(0.1, 9.9), log_max_size=sizes
         ),
-        "recovery": optional(restart_delay=st.floats(0, 60), drain_timeout=st.integers(0, 100)),
+        "recovery": optional(
+            restart_delay=st.floats(0, 60),
+            drain_timeout=st.integers(0, 100),
+            resume=st.sampled_from(["exact", "text", "off"]),
+            resume_buffer=sizes,
+            stall_timeout=st.floats(10, 100),
+        ),
         "routing": optional(policy=st.sampled_from(POLICIES)),
         "logging": optional(
             level=st.sampled_from(["debug", "info", "warning", "error"]), format=st.just("json")

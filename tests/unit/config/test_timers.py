@@ -18,6 +18,7 @@ BROKEN = {
     "engines.probe_timeout": "engines: {start_timeout: 5}",
     "recovery.restart_delay": "recovery: {restart_delay: 61}",
     "recovery.healthy_after": "recovery: {healthy_after: 1}",
+    "recovery.stall_timeout": "recovery: {stall_timeout: 1}",
 }
 
 

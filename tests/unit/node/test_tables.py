@@ -112,3 +112,25 @@ def test_ready_external_engines_are_routed_to():
 
 def test_an_engine_of_a_model_this_file_does_not_have_is_left_out():
     assert set(table(view(member(8001, ALIVE, engine(model="other", served=("other",))))).routes) == {"m"}
+
+
+@pytest.mark.parametrize(
+    ("member_state", "engine_state", "answers", "is_lost"),
+    [
+        (ALIVE, EngineState.READY, {}, False),
+        (ALIVE, EngineState.DRAINING, {}, False),
+        (ALIVE, EngineState.STOPPING, {}, False),
+        (ALIVE, EngineState.UNHEALTHY, {}, True),
+        (ALIVE, EngineState.WAITING, {}, True),
+        (SUSPECT, EngineState.READY, {}, False),
+        (SUSPECT, EngineState.READY, {"127.0.0.1:8001/m-0": False}, True),
+        (DEAD, EngineState.READY, {}, True),
+        (DEAD, EngineState.READY, {"127.0.0.1:8001/m-0": True}, False),
+        (LEFT, EngineState.READY, {}, True),
+    ],
+)
+def test_engines_from_which_nothing_is_to_be_expected_are_named(
+    member_state: MemberState, engine_state: EngineState, answers: dict[str, bool], is_lost: bool
+):
+    seen = view(member(8001, member_state, engine(engine_state)))
+    assert table(seen, answers).lost == (("127.0.0.1:8001/m-0",) if is_lost else ())
