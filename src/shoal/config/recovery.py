@@ -50,6 +50,12 @@ class Recovery(Section):
         description="What is kept of a stream to continue it, in bytes or as 4MiB; a longer one ends with an error "
         "when its engine fails.",
     )
+    max_resumes: int = Field(
+        default=5,
+        ge=0,
+        le=1000,
+        description="How often one stream is continued before it ends with an error.",
+    )
     stall_timeout: Seconds = Field(
         default=10.0,
         gt=0,

@@ -206,12 +206,12 @@ class ClientConnection(asyncio.Protocol):
                 return
             request = requests.popleft()
             outcome = dispatch(self._gateway, self, request)
-            if type(outcome) is Exchange:
+            if type(outcome) is not Answer:
+                assert isinstance(outcome, Exchange)
                 self._phase = _ANSWER
                 self._exchange = outcome
                 outcome.start()
                 return
-            assert type(outcome) is Answer
             self._gateway.count_answer(outcome.status, request.stream)
             self._answer(request, outcome)
         if self._phase is _ENDING:
@@ -346,9 +346,7 @@ class ClientConnection(asyncio.Protocol):
             if now >= self._deadline:
                 self._transport.abort()
         elif self._exchange is not None:
-            limit = self._gateway.settings.response_timeout
-            if limit is not None:
-                self._exchange.check_silence(limit)
+            self._exchange.check_silence()
         elif now >= self._deadline:
             self._time_out()
 

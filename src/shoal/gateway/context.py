@@ -32,21 +32,22 @@ class Route:
         pools: connections to the engines of `route`, in the same order.
     """
 
-    __slots__ = ("_columns", "model_id", "pending", "policy", "pools", "targets")
+    __slots__ = ("_columns", "max_model_len", "model_id", "pending", "policy", "pools", "targets")
 
     def __init__(self, model_id: str, route: ModelRoute, policy: Policy, pools: tuple[Pool, ...]) -> None:
         self.model_id = model_id
+        self.max_model_len = route.max_model_len
         self.pending = route.pending
         self.policy = policy
         self.pools = pools
         self.targets = route.engines
         self._columns = tuple(pool.counts.column for pool in pools)
 
-    def has_others(self, tried: Sequence[str]) -> bool:
-        """Whether there is an engine that is not among `tried` (ids)."""
-        return any(target.id not in tried for target in self.targets)
+    def has_others(self, tried: Sequence[Pool]) -> bool:
+        """Whether there is an engine that is not among `tried`. One that was started anew since is another one."""
+        return any(pool not in tried for pool in self.pools)
 
-    def choose(self, tried: Sequence[str], gateway: Gateway) -> Pool:
+    def choose(self, tried: Sequence[Pool], gateway: Gateway) -> Pool:
         """Return the engine for a request that has failed on `tried`; there must be one left.
 
         Engines that have just refused a connection are picked only when there is nobody else.
@@ -56,7 +57,7 @@ class Route:
         columns = self._columns
         if tried or gateway.faults.avoided:
             now = gateway.now()
-            left = [pool for pool in pools if pool.target.id not in tried]
+            left = [pool for pool in pools if pool not in tried]
             good = [pool for pool in left if not gateway.faults.avoids(pool.target.id, now)]
             pools = tuple(good or left)
             targets = [pool.target for pool in pools]
@@ -88,6 +89,8 @@ class Gateway:
         self.table = RoutingTable(version=0)
         self.routes: dict[str, Route] = {}
         self.only_route: Route | None = None
+        self.lost: frozenset[str] = frozenset()
+        """Ids of engines from which nothing is to be expected any more."""
         self.faults = Faults(report)
         self.connections: set[ClientConnection] = set()
         self._draining = False
@@ -140,6 +143,12 @@ class Gateway:
         models = {route.model for route in table.routes.values()}
         self.closing = self._draining or table.draining
         self.only_route = next(iter(self.routes.values())) if len(models) == 1 else None
+        lost = frozenset(table.lost)
+        news, self.lost = lost - self.lost, lost
+        if news:
+            self.coarse_now = now = self.now()
+            for connection in list(self.connections):
+                connection.check_deadlines(now)
 
     def routes_to(self, pool: Pool) -> bool:
         """Return whether the table has the pool's engine, at the same address."""

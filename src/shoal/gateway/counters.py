@@ -44,6 +44,8 @@ class Cell:
     BYTES_IN = 15  # bodies of requests to engines
     BYTES_OUT = 16  # responses of engines, heads included
     OPEN_CONNECTIONS = 17  # gauge
+    RESUMES = 18  # times a stream went on on another engine
+    BROKEN_STREAMS = 19  # streams that ended with an error event because no engine could go on
 
 
 _TOTALS = 32  # cells kept for `Cell`, some free
@@ -127,6 +129,8 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     bytes_in: int
     bytes_out: int
     open_connections: int
+    resumes: int
+    broken_streams: int
     open_requests: int
 
 

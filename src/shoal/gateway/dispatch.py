@@ -11,7 +11,9 @@ import shoal
 from shoal.gateway.exchange import Exchange
 from shoal.gateway.inspect import BodyError, RoutingFields, form_fields, json_fields
 from shoal.gateway.paths import Endpoint, classify, model_of
+from shoal.gateway.relay import RESUMABLE
 from shoal.gateway.responses import Answer, error
+from shoal.gateway.stream import StreamExchange
 
 if TYPE_CHECKING:
     from shoal.gateway.client import ClientConnection
@@ -32,10 +34,13 @@ def dispatch(gateway: Gateway, client: ClientConnection, request: Request) -> Ex
         except BodyError as problem:
             return error(400, str(problem), code="invalid_body")
         request.stream = bool(fields.stream)
+        if request.stream:
+            request.ask_ids = _wants_ids(gateway, request, fields)
         route = _route(gateway, request, fields.model)
         if type(route) is Answer:
             return route
-        return Exchange(gateway, client, request, route)  # type: ignore[arg-type]
+        kind = StreamExchange if request.stream else Exchange
+        return kind(gateway, client, request, route)  # type: ignore[arg-type]
     if endpoint is Endpoint.CONTROL:
         return Exchange(gateway, client, request, None)
     if endpoint is Endpoint.REALTIME:
@@ -44,6 +49,19 @@ def dispatch(gateway: Gateway, client: ClientConnection, request: Request) -> Ex
         path = request.target.partition(b"?")[0].decode("latin-1")
         return error(404, f"There is nothing at {path[:200]}.", code="not_found")
     return _answer_here(gateway, request, endpoint)
+
+
+def _wants_ids(gateway: Gateway, request: Request, fields: RoutingFields) -> bool:
+    """Whether the stream can be continued from token ids that its client did not ask for.
+
+    With them, vLLM leaves the echo of a prompt out, so a request for an echo goes on as it came.
+    """
+    return (
+        gateway.settings.resume == "exact"
+        and fields.return_token_ids is None
+        and not fields.echo
+        and request.target.partition(b"?")[0] in RESUMABLE
+    )
 
 
 def _realtime(gateway: Gateway, client: ClientConnection, request: Request) -> Exchange | Answer:

@@ -1,16 +1,17 @@
 """The life of one forwarded request: pick an engine, dispatch, retry elsewhere, pass the response through, count.
 
-Until the first byte of the response has gone to the client, a failure moves the request to another engine. What an
-exchange holds (one count in flight, one upstream connection) it releases exactly once, on every path out.
+Until the first byte of the response has gone to the client, a failure moves the request to another engine; what becomes
+of streams after it is in `shoal.gateway.stream`. What an exchange holds (one count in flight, one upstream connection)
+it releases exactly once, on every path out.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import httptools
-
 from shoal.gateway.counters import Cell
+from shoal.gateway.events import Dechunker
+from shoal.gateway.faults import is_dead_core
 from shoal.gateway.responses import Answer, error
 from shoal.gateway.tunnel import TunnelEnd
 from shoal.gateway.upstream import Framing, ResponseHead, UpstreamConnection
@@ -22,24 +23,11 @@ if TYPE_CHECKING:
     from shoal.gateway.request import Request
 
 
-_CHUNKED, _CLOSE = Framing.CHUNKED, Framing.CLOSE
-
-
-class Dechunker:
-    """Takes the chunks off a response for a client that speaks HTTP/1.0."""
-
-    def __init__(self) -> None:
-        self._parts: list[bytes] = []
-        self.on_body = self._parts.append
-        self._parser = httptools.HttpResponseParser(self)
-        self._parser.feed_data(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
-
-    def feed(self, data: bytes) -> bytes:
-        """Return the content of bytes that llhttp has accepted before."""
-        self._parser.feed_data(data)
-        content = b"".join(self._parts)
-        self._parts.clear()
-        return content
+_LENGTH, _CHUNKED, _CLOSE = Framing.LENGTH, Framing.CHUNKED, Framing.CLOSE
+_HELD = 256 * 1024  # bytes: a response of known length up to this goes out only when it is complete
+# Seconds of silence, by the coarse clock, after which a lost engine is given up. Longer than a tick: a stream that
+# still flows must not look silent.
+_LOST_AFTER = 1.5
 
 
 class Exchange:
@@ -58,6 +46,8 @@ class Exchange:
         "_dechunker",
         "_ends_with_connection",
         "_failures",
+        "_held",
+        "_outgoing",
         "_pool",
         "_reached",
         "_sent",
@@ -80,14 +70,18 @@ class Exchange:
         self.request = request
         self.route = route
         self.heard_at = 0.0  # when the engine was last heard (coarse clock)
+        self._outgoing = (
+            request  # what engines get: the request, or one that goes on where its stream broke off
+        )
         self._pool: Pool | None = None  # whose count in flight this exchange holds
         self._upstream: UpstreamConnection | None = None
-        self._tried: tuple[str, ...] = ()  # ids of engines
+        self._tried: tuple[Pool, ...] = ()
         self._failures: tuple[str, ...] = ()  # what happened there
         self._reached = False  # an engine has had the request
         self._attempts = 0
         self._status = 0  # of the response, once its head has gone to the client
         self._sent = 0
+        self._held: list[bytes] | None = None  # a response that goes out when it is complete
         self._chunk = False
         self._dechunker: Dechunker | None = None
         self._ends_with_connection = False
@@ -114,7 +108,9 @@ class Exchange:
             self._send(upstream, pool)
 
     def _send(self, upstream: UpstreamConnection, pool: Pool) -> None:
-        request = self.request
+        request = self._outgoing
+        if request.ask_ids and pool.target.token_ids:
+            request = request.asking_for_ids()
         head = (
             request.head
             if pool.plain
@@ -125,6 +121,8 @@ class Exchange:
         self._reached = True
         self._upstream = upstream
         upstream.send(self, head, request.body)
+        if self.client.write_paused:
+            upstream.pause()
 
     # What the pool tells.
 
@@ -142,7 +140,7 @@ class Exchange:
             return  # the client went away meanwhile, or the request is with another engine by now
         if not pool.is_control:
             self.gateway.faults.unreachable(pool.target.id, reason, self.gateway.now())
-        self._retry(pool, reason)
+        self._go_elsewhere(pool, reason)
 
     # What the connection tells.
 
@@ -160,11 +158,11 @@ class Exchange:
         self._upstream = None
         if not pool.is_control:
             self.gateway.faults.fault(pool.target.id, reason, self.gateway.now())
-        self._retry(pool, reason)
+        self._go_elsewhere(pool, reason)
 
     def on_interim(self, head: ResponseHead) -> None:
         """Pass a 1xx on, except the 100 that answers nothing the client has asked."""
-        if head.status != 100 and not self.request.http10:
+        if head.status != 100 and not self.request.http10 and not self._status:
             self.client.write(head.head + b"\r\n\r\n")
 
     def on_head(self, head: ResponseHead, first: bytes) -> None:
@@ -189,9 +187,13 @@ class Exchange:
         self._ends_with_connection = request.http10 and head.length < 0
         if not client.persists(request):
             text += b"\r\nconnection: close"
-        self._status = head.status
         text += b"\r\n\r\n"
+        if framing is _LENGTH and head.length <= _HELD and (len(first) < head.length or head.status == 500):
+            self._held = [text, first]
+            return
+        self._status = head.status
         if self._chunk or self._dechunker is not None:
+            self._sent = len(text)
             client.write(text)
             if first:
                 self.on_body(first)
@@ -229,16 +231,36 @@ class Exchange:
     def on_body(self, data: bytes) -> None:
         """Pass bytes of the body on."""
         self.heard_at = self.gateway.coarse_now
+        if self._held is not None:
+            self._held.append(data)
+            return
+        if self._dechunker is not None:
+            data = self._dechunker.feed(data)
+        self._emit(data)
+
+    def _emit(self, data: bytes) -> None:
+        """Send content to the client, in its framing."""
         if self._chunk:
             data = b"%x\r\n%b\r\n" % (len(data), data)
-        elif self._dechunker is not None:
-            data = self._dechunker.feed(data)
         self._sent += len(data)
         self.client.write(data)
 
     def on_end(self) -> None:
         """The response is complete."""
         self._upstream = None
+        if self._held is not None:
+            held, self._held = b"".join(self._held), None
+            status = int(held[9:12])
+            if status == 500 and self.route is not None and is_dead_core(held):
+                self.on_failed("its engine core is dead")
+                return
+            self._status = status
+            self._sent = len(held)
+            self.client.write(held)
+        self._complete()
+
+    def _complete(self) -> None:
+        """Everything has gone to the client."""
         if self._chunk:
             self.client.write(b"0\r\n\r\n")
         self._release()
@@ -246,10 +268,15 @@ class Exchange:
         self.client.finished(self.request)
 
     def on_truncated(self, reason: str) -> None:
-        """The response broke off, and its beginning has gone out: end the client's connection, visibly."""
+        """The response broke off."""
+        self._upstream = None
+        if self._held is not None:  # none of it has gone out
+            self._held = None
+            self.on_failed(reason)
+            return
+        # Its beginning has gone out, and there is no more: end the client's connection, visibly.
         pool = self._pool
         assert pool is not None
-        self._upstream = None
         if not pool.is_control:
             self.gateway.faults.fault(pool.target.id, reason, self.gateway.now())
             self._count_fault(pool)
@@ -283,30 +310,36 @@ class Exchange:
         """Return the seconds since the engine was last heard, or got the request, by the coarse clock."""
         return self.gateway.coarse_now - self.heard_at
 
-    def check_silence(self, limit: float) -> None:
-        """Fail over from an engine that has been silent for `limit` seconds and is no longer routed to.
+    def check_silence(self) -> None:
+        """Fail over from an engine that says nothing and of which nothing is to be expected.
 
         Silence alone is no fault: an engine that queues, prefills or writes a long answer that is not streamed sends
-        nothing. That the node has taken it out of the table as well means that it does not answer its probes either.
+        nothing. That the node knows it to be gone or hung, or has taken it out of the table for long, is.
         """
-        pool = self._pool
-        if pool is None or self.silence() < limit or self.client.write_paused:
+        pool, gateway = self._pool, self.gateway
+        if pool is None or self.client.write_paused:
             return
-        reason = f"silent for {limit:g} s"
+        silence, limit = self.silence(), gateway.settings.response_timeout
         if pool.is_control:
+            if limit is not None and silence >= limit:
+                self._drop_upstream()
+                text = f"The node's control interface was silent for {limit:g} s."
+                self._give_up(error(504, text, code="control_timeout"))
+            return
+        lost = silence >= _LOST_AFTER and pool.target.id in gateway.lost
+        if lost or (limit is not None and silence >= limit and not gateway.routes_to(pool)):
             self._drop_upstream()
-            text = f"The node's control interface was {reason}."
-            self._give_up(error(504, text, code="control_timeout"))
-        elif not self.gateway.routes_to(pool):
-            self._drop_upstream()
+            reason = f"silent for {silence:.0f} s"
             if self._status:
                 self.on_truncated(reason)
             else:
+                self._held = None
                 self.on_failed(reason)
 
     # Ends.
 
-    def _retry(self, pool: Pool, reason: str) -> None:
+    def _go_elsewhere(self, pool: Pool, reason: str) -> None:
+        """Go on after `pool` has failed, if there is a way."""
         pool.counts.end()
         self._pool = None
         gateway = self.gateway
@@ -314,25 +347,31 @@ class Exchange:
             self._give_up(error(502, f"The node's control interface is away: {reason}.", code="control_away"))
             return
         self._count_fault(pool)
-        self._tried += (pool.target.id,)
+        self._tried += (pool,)
         self._failures += (f"{pool.target.id}: {reason}",)
         # The table may have changed since the request came in: retry among the engines there are now.
         self.route = route = gateway.routes.get(self.route.model_id, self.route)
+        self._retry(route)
+
+    def _retry(self, route: Route) -> None:
+        """Send the request to another engine of `route`."""
+        gateway = self.gateway
         if self._attempts < gateway.settings.max_attempts and route.has_others(self._tried):
             gateway.cells[Cell.RETRIES] += 1
             self._attempt(route.choose(self._tried, gateway))
-            return
+        else:
+            self._give_up(self._no_answer())
+
+    def _no_answer(self) -> Answer:
         what = "; ".join(self._failures)
         if self._reached:
-            answer = error(502, f"No engine answered the request ({what}).", code="engine_failed")
-        else:
-            answer = error(
-                503,
-                f"No engine could be reached ({what}).",
-                code="engine_unreachable",
-                headers=(b"retry-after: %d" % gateway.table.retry_after,),
-            )
-        self._give_up(answer)
+            return error(502, f"No engine answered the request ({what}).", code="engine_failed")
+        return error(
+            503,
+            f"No engine could be reached ({what}).",
+            code="engine_unreachable",
+            headers=(b"retry-after: %d" % self.gateway.table.retry_after,),
+        )
 
     def _give_up(self, answer: Answer) -> None:
         self._release()

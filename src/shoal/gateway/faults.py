@@ -15,6 +15,13 @@ AVOID_MAX = 16.0
 REPORT_EVERY = 1.0
 """At most one report per engine in this many seconds."""
 
+_DEAD_CORE = b"EngineCore encountered an issue"  # vLLM 0.32, v1/engine/exceptions.py: EngineDeadError
+
+
+def is_dead_core(answer: bytes) -> bool:
+    """Whether an engine's error, of status 500 or in a stream, says that its core is gone and it will be next."""
+    return _DEAD_CORE in answer
+
 
 class Faults:
     """The faults of engines as one worker sees them.

@@ -32,3 +32,8 @@ def without(head: bytes, names: AbstractSet[bytes]) -> bytes:
             head = head[:start] + head[end:]
             lower = lower[:start] + lower[end:]
     return head
+
+
+def with_length(head: bytes, length: int) -> bytes:
+    """Return a request head that announces a body of `length` bytes."""
+    return without(head, {b"content-length"}) + b"\r\ncontent-length: %d" % length

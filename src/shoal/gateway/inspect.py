@@ -21,10 +21,14 @@ class RoutingFields(msgspec.Struct, gc=False):
     Attributes:
         model: id of the model, None when the body names none.
         stream: the client wants events as they come (the value as it came: engines coerce, so do not judge it).
+        return_token_ids: the client wants token ids.
+        echo: the client wants its prompt back.
     """
 
     model: str | None = None
     stream: object = None
+    return_token_ids: object = None
+    echo: object = None
 
 
 _decode = msgspec.json.Decoder(RoutingFields).decode

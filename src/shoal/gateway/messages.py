@@ -36,7 +36,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True, tag="settings"):
         max_connections: clients' connections held at the same time.
         resume: what becomes of a stream whose engine fails: ``exact``, ``text`` or ``off``.
         resume_buffer: bytes kept of a stream to continue it.
-        stall_timeout: silence after which a request leaves an engine that is lost.
+        max_resumes: how often one stream is continued at most.
         certificate: PEM file; the worker speaks TLS, None for plain HTTP.
         key: PEM file with the private key of `certificate`.
     """
@@ -58,7 +58,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True, tag="settings"):
     max_connections: int = 10_000
     resume: str = "exact"
     resume_buffer: int = 4 * 1024 * 1024
-    stall_timeout: float = 10.0
+    max_resumes: int = 5
     certificate: str | None = None
     key: str | None = None
 

@@ -7,7 +7,7 @@ import re
 
 import msgspec
 
-from shoal.gateway.fields import without
+from shoal.gateway.fields import with_length, without
 from shoal.gateway.messages import WorkerSettings
 from shoal.gateway.paths import Endpoint, classify
 from shoal.gateway.responses import error
@@ -55,6 +55,7 @@ class Request(msgspec.Struct, gc=False):
         body: the whole body, once it is complete.
         stream: the client asked for events as they come (set when the body is inspected).
         upgrade: the client asks for a WebSocket, and `head` still says so.
+        ask_ids: have engines that can give token ids with the stream, which the client did not ask for.
     """
 
     method: bytes
@@ -69,6 +70,7 @@ class Request(msgspec.Struct, gc=False):
     body: bytes = b""
     stream: bool = False
     upgrade: bool = False
+    ask_ids: bool = False
 
     def header(self, name: bytes) -> bytes:
         """Return the value of the first field of this (lower-case) name, ``b""`` without one. Slow: it searches."""
@@ -95,6 +97,20 @@ class Request(msgspec.Struct, gc=False):
             head = without(head, {b"authorization"})
             lines.append(authorization_line)
         return b"\r\n".join(lines) + b"".join(head.partition(b"\r\n")[1:])
+
+    def with_body(self, target: bytes, body: bytes) -> Request:
+        """Return the same request for another target, with another body that is in one piece."""
+        line = self.head.partition(b"\r\n")
+        head = b"%b %b HTTP/1.1\r\n%b" % (self.method, target, line[2])
+        return msgspec.structs.replace(
+            self, target=target, head=with_length(head, len(body)), chunked=False, body=body, ask_ids=False
+        )
+
+    def asking_for_ids(self) -> Request:
+        """Return the same request with the wish for token ids (vLLM's ``return_token_ids``) in its JSON object."""
+        body = self.body
+        start = body.index(b"{") + 1
+        return self.with_body(self.target, body[:start] + b'"return_token_ids":true,' + body[start:])
 
 
 @functools.lru_cache(maxsize=1024)

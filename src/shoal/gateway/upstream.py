@@ -35,7 +35,8 @@ _SURPLUS = "there are bytes behind it"
 # The fields that say how the body ends, those about one connection (RFC 9110, 7.6.1), and those that only a gateway
 # may say of itself. Found in a lower-case head that llhttp has accepted: it has no other line ends, no folded lines.
 _FIELDS = re.compile(
-    rb"\r\n(content-length|transfer-encoding|connection|keep-alive|proxy-connection|upgrade|x-shoal-[a-z]+)"
+    rb"\r\n(content-length|content-type|content-encoding|transfer-encoding|connection|keep-alive|proxy-connection"
+    rb"|upgrade|x-shoal-[a-z]+)"
     rb":[ \t]*([^\r]*)"
 )
 
@@ -61,6 +62,7 @@ class ResponseHead(msgspec.Struct, frozen=True, gc=False):
         framing: how the body ends.
         length: value of Content-Length, -1 without one.
         keep_alive: the connection can be used again afterwards.
+        events: the body is a stream of server-sent events, not compressed.
     """
 
     status: int
@@ -68,6 +70,7 @@ class ResponseHead(msgspec.Struct, frozen=True, gc=False):
     framing: Framing
     length: int
     keep_alive: bool
+    events: bool = False
 
 
 class BadResponseError(Exception):
@@ -93,12 +96,16 @@ def parse_head(head: bytes, head_only: bool, http10: bool) -> ResponseHead:  # n
     status = int(head[9:12])
     if not 100 <= status < 600:
         raise BadResponseError(f"its status is {status}")
-    chunked = False
+    chunked = events = compressed = False
     length = -1
     dropped: set[bytes] = set()
     for name, value in _FIELDS.findall(head.lower()):
         if name == b"content-length":
             length = int(value)
+        elif name == b"content-type":
+            events = value.startswith(b"text/event-stream")
+        elif name == b"content-encoding":
+            compressed = value.strip() != b"identity"
         elif name == b"transfer-encoding":
             if value.strip() != b"chunked":
                 raise BadResponseError(f"its transfer coding is {value.decode('latin-1')!r}")
@@ -128,7 +135,8 @@ def parse_head(head: bytes, head_only: bool, http10: bool) -> ResponseHead:  # n
         head = b"HTTP/1.1" + head[8:]
     if dropped:
         head = without(head, dropped)
-    return ResponseHead(status, head, framing, length, keep_alive)
+    events = events and not compressed and framing in (_CHUNKED, _CLOSE)
+    return ResponseHead(status, head, framing, length, keep_alive, events)
 
 
 class UpstreamConnection(asyncio.Protocol):
@@ -325,6 +333,8 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _advance(self, exchange: Exchange, received: int) -> None:
         """Finish if the body is complete with the bytes just passed on."""
+        if self.exchange is not exchange:
+            return  # it has given this connection up
         framing = self._framing
         if framing is _CHUNKED:
             if not self._ended:

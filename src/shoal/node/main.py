@@ -153,7 +153,7 @@ class _Node:
             max_connections=gateway.max_connections,
             resume=self._config.recovery.resume,
             resume_buffer=self._config.recovery.resume_buffer,
-            stall_timeout=self._config.recovery.stall_timeout,
+            max_resumes=self._config.recovery.max_resumes,
             certificate=gateway.tls.certificate if gateway.tls else None,
             key=gateway.tls.key if gateway.tls else None,
         )

@@ -25,6 +25,8 @@ _COUNTERS = {
     "retries": "Requests moved to another engine before their first byte.",
     "upstream_faults": "Connections that an engine refused, reset or cut.",
     "truncated": "Answers that broke off after their first byte had reached the client.",
+    "resumes": "Streams that went on on another engine after theirs had failed.",
+    "broken_streams": "Streams that ended with an error event because no engine could go on with them.",
     "client_disconnects": "Clients that went away before their answer was complete.",
     "bad_requests": "Requests refused because they are no proper HTTP.",
     "connections": "Client connections accepted.",

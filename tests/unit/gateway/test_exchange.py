@@ -263,7 +263,7 @@ async def test_an_idle_connection_on_which_the_engine_speaks_is_closed(stage):
     [
         CHUNKED + b"5\r\nhello\r\n",
         CHUNKED + b"5\r\nhel",
-        b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhello",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\nhello",
     ],
 )
 @pytest.mark.parametrize("how", ["close", "reset"])

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 if TYPE_CHECKING:
-    from tests.unit.sim.conftest import Sim
+    from support.sim import Sim
 
 DEADLINE = 10.0
 ENDLESS = {"prompt": "x", "max_tokens": 10_000, "ignore_eos": True, "stream": True, "return_token_ids": True}

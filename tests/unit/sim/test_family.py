@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 if TYPE_CHECKING:
-    from tests.unit.sim.conftest import Sim
+    from support.sim import Sim
 
 DEADLINE = 10.0
 

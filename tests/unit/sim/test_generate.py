@@ -10,7 +10,7 @@ import openai
 import pytest
 
 if TYPE_CHECKING:
-    from tests.unit.sim.conftest import Sim
+    from support.sim import Sim
 
 ASKING = [{"role": "user", "content": "tell me something with faces"}]
 LONG = {"max_tokens": 120, "ignore_eos": True}

@@ -14,7 +14,7 @@ import pytest
 from shoal.sim.listener import CannotListenError, bind
 
 if TYPE_CHECKING:
-    from tests.unit.sim.conftest import Sim
+    from support.sim import Sim
 
 
 def test_a_bound_port_does_not_listen_yet() -> None:

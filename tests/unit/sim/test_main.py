@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tests.unit.sim.conftest import Sim
+    from support.sim import Sim
 
 DEADLINE = 10.0
 

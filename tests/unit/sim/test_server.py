@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 if TYPE_CHECKING:
-    from tests.unit.sim.conftest import Sim
+    from support.sim import Sim
 
 RECORDED = json.loads(Path(__file__).with_name("vllm_0_32.json").read_text(encoding="utf-8"))
 HELLO = [{"role": "user", "content": "hello"}]

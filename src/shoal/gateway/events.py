@@ -1,0 +1,73 @@
+"""Server-sent events in the bytes of a response: only whole ones go on, so that a stream never breaks inside one."""
+
+from __future__ import annotations
+
+import httptools
+
+_ENDS = (b"\n\n", b"\r\n\r\n")
+_MAX_EVENT = 64 * 1024 * 1024  # bytes; an engine that sends a longer one is not to be trusted with our memory
+
+
+class StreamError(Exception):
+    """A stream is not what it should be; ``str(error)`` says why, as in "engine m-0 …"."""
+
+
+class Dechunker:
+    """Takes the chunks off a body that llhttp has accepted before."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self.on_body = self._parts.append
+        self._parser = httptools.HttpResponseParser(self)
+        self._parser.feed_data(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+
+    def feed(self, data: bytes) -> bytes:
+        """Return the content of the next bytes."""
+        parts = self._parts
+        self._parser.feed_data(data)
+        content = parts[0] if len(parts) == 1 else b"".join(parts)
+        parts.clear()
+        return content
+
+
+class WholeEvents:
+    """The events of one response body.
+
+    Args:
+        chunked: the body comes in chunks.
+    """
+
+    __slots__ = ("_chunks", "_rest")
+
+    def __init__(self, chunked: bool) -> None:
+        self._chunks = Dechunker() if chunked else None
+        self._rest = b""  # the beginning of an event
+
+    def feed(self, data: bytes) -> bytes:
+        """Return the events that are complete with `data`, with the empty line behind each.
+
+        Raises:
+            StreamError: an event does not end.
+        """
+        if self._chunks is not None:
+            data = self._chunks.feed(data)
+        if self._rest:
+            data = self._rest + data
+            self._rest = b""
+        if data[-2:] == b"\n\n":  # nearly always: servers write event by event
+            return data
+        end = max(data.rfind(mark) + len(mark) if mark in data else 0 for mark in _ENDS)
+        self._rest = data[end:]
+        if len(self._rest) > _MAX_EVENT:
+            raise StreamError("sends an event without an end")
+        return data[:end]
+
+
+def payloads(events: bytes) -> list[bytes]:
+    """Return the data of whole events, comments and other fields left out. Slow: for when something has happened."""
+    found = []
+    for event in events.replace(b"\r\n", b"\n").split(b"\n\n"):
+        lines = [line[5:].removeprefix(b" ") for line in event.split(b"\n") if line.startswith(b"data:")]
+        if lines:
+            found.append(b"\n".join(lines))
+    return found

@@ -1,0 +1,187 @@
+"""The life of a request that wants a stream: when its engine fails, another one goes on where that is possible."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from shoal.gateway.continuation import CannotResumeError
+from shoal.gateway.counters import Cell
+from shoal.gateway.events import StreamError
+from shoal.gateway.exchange import Exchange
+from shoal.gateway.faults import is_dead_core
+from shoal.gateway.relay import Relay, broken_event
+from shoal.gateway.splice import EngineError, SeamError
+from shoal.gateway.upstream import Framing, ResponseHead
+
+if TYPE_CHECKING:
+    from shoal.gateway.client import ClientConnection
+    from shoal.gateway.context import Gateway, Route
+    from shoal.gateway.pool import Pool
+    from shoal.gateway.request import Request
+
+_CHUNKED = Framing.CHUNKED
+
+
+class StreamExchange(Exchange):
+    """One request for a stream on its way through engines.
+
+    Answers that are no streams of events (errors, mostly) take the way of any other answer.
+
+    Args:
+        gateway: the worker's shared state.
+        client: the connection that gets the answer.
+        request: the request.
+        route: the engines it may go to.
+    """
+
+    __slots__ = ("_relay", "_resumes")
+
+    def __init__(self, gateway: Gateway, client: ClientConnection, request: Request, route: Route) -> None:
+        super().__init__(gateway, client, request, route)
+        self._relay: Relay | None = None  # once a stream of events has begun
+        self._resumes = 0
+
+    # What the connection tells.
+
+    def on_head(self, head: ResponseHead, first: bytes) -> None:
+        """Send the response head and what has come of the body, or go on with what another engine has begun."""
+        if self._relay is not None:
+            self._on_continued(self._relay, head, first)
+            return
+        if not head.events:
+            super().on_head(head, first)
+            return
+        request, settings, pool = self.request, self.gateway.settings, self._pool
+        assert pool is not None
+        super().on_head(head, b"")
+        self._chunk = not request.http10
+        self._dechunker = None
+        self._relay = Relay(self._path(), request.body, settings.resume, settings.resume_buffer)
+        self._relay.begin(chunked=head.framing is _CHUNKED, strip=request.ask_ids and pool.target.token_ids)
+        if first:
+            self.on_body(first)
+
+    def on_body(self, data: bytes) -> None:
+        """Pass whole events on."""
+        relay = self._relay
+        if relay is None:
+            super().on_body(data)
+            return
+        self.heard_at = self.gateway.coarse_now
+        try:
+            data = relay.feed(data)
+        except StreamError as problem:
+            self._on_stream_error(relay, problem)
+            return
+        if data:
+            if self._chunk:
+                data = b"%x\r\n%b\r\n" % (len(data), data)
+            self._sent += len(data)
+            self.client.write(data)
+
+    def on_end(self) -> None:
+        """The response is complete, or the engine says so."""
+        if self._relay is not None and self._relay.ended_early():
+            self._upstream = None
+            self._on_fault("its stream ended early")
+        else:
+            super().on_end()
+
+    def on_truncated(self, reason: str) -> None:
+        """The response broke off."""
+        if self._relay is None:
+            super().on_truncated(reason)
+            return
+        self._upstream = None
+        if self._relay.done:
+            self._complete()
+        else:
+            self._on_fault(reason)
+
+    # When it has broken off.
+
+    def _on_fault(self, reason: str) -> None:
+        """The stream broke off by its engine's fault."""
+        pool = self._pool
+        assert pool is not None
+        self.gateway.faults.fault(pool.target.id, reason, self.gateway.now())
+        self._go_elsewhere(pool, reason)
+
+    def _on_stream_error(self, relay: Relay, problem: StreamError) -> None:
+        """What the engine has sent cannot go on to the client."""
+        self._drop_upstream()
+        pool = self._pool
+        assert pool is not None
+        if isinstance(problem, SeamError) and relay.seam_failed():
+            pool.counts.end()
+            self._pool = None
+            self._continue_on(pool, relay)
+        elif isinstance(problem, EngineError) and not is_dead_core(str(problem).encode()):
+            self._go_elsewhere(pool, str(problem))  # the trouble of this request alone, for all that is known
+        else:
+            self._on_fault(str(problem))
+
+    def _retry(self, route: Route) -> None:
+        """Have another engine go on."""
+        relay, gateway = self._relay, self.gateway
+        if relay is None:
+            super()._retry(route)
+            return
+        most = gateway.settings.max_resumes
+        try:
+            rest = relay.rest(route.max_model_len)
+            if rest is None and self._resumes >= most:
+                raise CannotResumeError(f"it has been continued {most} times already (recovery.max_resumes)")
+            if rest is None and not route.has_others(self._tried):
+                raise CannotResumeError("no other engine is left")
+        except CannotResumeError as refusal:
+            self._end_broken(refusal)
+            return
+        if rest is None:
+            self._continue_on(route.choose(self._tried, gateway), relay)
+        else:
+            self._emit(rest)
+            self._complete()
+
+    def _continue_on(self, pool: Pool, relay: Relay) -> None:
+        assert self.route is not None
+        try:
+            plan = relay.plan(token_ids=pool.target.token_ids, max_model_len=self.route.max_model_len)
+        except CannotResumeError as refusal:
+            self._end_broken(refusal)
+            return
+        self._outgoing = self.request if plan is None else self.request.with_body(plan.target, plan.body)
+        self._resumes += 1
+        self._attempt(pool)
+
+    def _on_continued(self, relay: Relay, head: ResponseHead, first: bytes) -> None:
+        """An engine answers the request to go on."""
+        pool, gateway = self._pool, self.gateway
+        assert pool is not None
+        if head.status != 200 or not head.events:
+            self._drop_upstream()
+            self._go_elsewhere(pool, f"answered {head.status} when asked to go on")
+            return
+        gateway.cells[Cell.RESUMES] += 1
+        if gateway.faults.avoided:
+            gateway.faults.reachable(pool.target.id)
+        relay.begin(chunked=head.framing is _CHUNKED, strip=self._outgoing.ask_ids and pool.target.token_ids)
+        # A comment, which clients pass over: who reads the stream can see its seams.
+        self._emit(
+            f": shoal: {self._failures[-1]}; {pool.target.id} goes on after {relay.tokens} tokens\n\n".encode()
+        )
+        if first:
+            self.on_body(first)
+
+    def _end_broken(self, refusal: CannotResumeError) -> None:
+        """End the stream with an error event: no engine can go on."""
+        cells = self.gateway.cells
+        cells[Cell.BROKEN_STREAMS] += 1
+        cells[Cell.TRUNCATED] += 1
+        what = "; ".join(self._failures)
+        text = f"The stream broke off ({what}) and no other engine can go on with it: {refusal}."
+        self._emit(broken_event(self._path(), text))
+        self._complete()
+
+    def _path(self) -> bytes:
+        return self.request.target.partition(b"?")[0]
