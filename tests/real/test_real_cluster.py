@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from support.cluster import Cluster
+from support.cutter import Cutter
 from support.wait import wait_until
 
 MODEL = "SmolLM2-135M-Instruct"
@@ -84,29 +85,86 @@ def test_a_client_that_goes_away_aborts_its_request_in_vllm(cluster: Cluster):
     wait_until(lambda: running() == 0, 20, "vLLM has aborted it")
 
 
-def test_a_killed_engine_leaves_other_streams_alone_and_comes_back(cluster: Cluster):
-    victim = cluster.engine_processes(0)[0]
-    tree = [victim, *victim.children(recursive=True)]
+@pytest.mark.parametrize("kind", ["chat", "completion", "stop"])
+def test_a_greedy_stream_cut_at_any_point_goes_on_to_the_same_text(
+    cluster: Cluster, tmp_path: Path, kind: str
+):
+    engine = int(cluster.member(0, 0)["engines"][0]["port"])
+    body = BODIES[kind] | {
+        "model": MODEL,
+        "temperature": 0,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    path = "/v1/completions" if "prompt" in body else "/v1/chat/completions"
+    with Cutter(engine) as cutter:
+        # All streams begin on the way that breaks, and go on on the other one.
+        addresses = [
+            {"url": f"http://127.0.0.1:{port}", "weight": weight}
+            for port, weight in ((cutter.port, 1000), (engine, 1))
+        ]
+        model = {
+            "name": MODEL,
+            "engine": "external",
+            "addresses": addresses,
+            "policy": "weighted_round_robin",
+        }
+        gateway = Cluster(tmp_path, nodes=1, model=model)
+        try:
+            gateway.start_node(0)
+            wait_until(
+                lambda: [e["state"] for e in gateway.status(0).get("external", [])] == ["ready"] * 2,
+                30,
+                "both ways to the engine are known",
+            )
+            wanted = read(gateway.url(0, path), body)
+            assert wanted.problem == ""
+            for cut in (1, 2, 3, 5, 8, 13, 21, 22, 23, 24, 34, 47):
+                cutter.after, before = cut, cutter.cuts
+                story = read(gateway.url(0, path), body)
+                assert cutter.cuts == before + 1
+                assert story.problem == "", f"cut after {cut} events"
+                assert (story.text, story.ends, story.usage) == (wanted.text, wanted.ends, wanted.usage), cut
+        finally:
+            gateway.close()
+
+
+def test_a_stream_survives_two_killed_engines_and_they_come_back(cluster: Cluster):
+    if len(cluster.ports) < 3:
+        pytest.skip("three engines do not fit into the memory")
+    body = {
+        "model": MODEL, "messages": QUESTION, "max_tokens": 200, "temperature": 0, "ignore_eos": True,
+        "stream": True, "stream_options": {"include_usage": True},
+    }  # fmt: skip
+    url = cluster.url(1, "/v1/chat/completions")
+    wanted = read(url, body)
     segments = set(Path("/dev/shm").glob("psm_*"))
-    streams = [Stream(cluster, index=1) for _ in cluster.ports]
-    for stream in streams:
+    others = [Stream(cluster, index=1) for _ in cluster.ports]
+    for stream in others:
         stream.start()
-    wait_until(lambda: all(s.lines >= 3 for s in streams), 60, "all streams have begun")
-    victim.kill()
-    for _ in range(6):
-        reply = cluster.chat(1, model=MODEL, messages=QUESTION, max_tokens=4)
-        assert reply.status_code == 200, reply.text
-    for stream in streams:
-        stream.join(timeout=120)
-    survivors = [s for s in streams if not s.engine.startswith(cluster.names[0])]
-    assert survivors
-    assert all(s.done for s in survivors), [s.problem for s in survivors]
-    wait_until(lambda: not any(p.is_running() for p in tree), 15, "the whole tree is gone")
+    killed: list[psutil.Process] = []
+
+    def kill(story: "Story") -> None:
+        """Kill whichever engine serves the stream at token 50, and again at 120."""
+        if story.tokens >= (50, 120, 10_000)[len(killed) // 2]:
+            index = cluster.names.index(story.engine.split("/")[0])
+            victim = cluster.engine_processes(index)[0]
+            killed.extend((victim, *victim.children(recursive=True)[:1]))
+            victim.kill()
+
+    story = read(url, body, kill)
+    assert len(killed) == 4
+    assert story.problem == ""
+    assert story.text == wanted.text
+    assert (story.ends, story.usage) == (wanted.ends, wanted.usage)
+    for stream in others:
+        stream.join(timeout=180)
+    assert all(s.done for s in others), [s.problem for s in others]
+    wait_until(lambda: not any(p.is_running() for p in killed), 15, "the trees are gone")
     cluster.wait_ready(deadline=READY)
     assert len(set(Path("/dev/shm").glob("psm_*"))) <= len(segments)
-    assert any("was killed by SIGKILL" in e for e in cluster.events(0))
-    reply = cluster.chat(0, model=MODEL, messages=QUESTION, max_tokens=4)
-    assert reply.status_code == 200
+    for index in range(len(cluster.ports)):
+        assert cluster.chat(index, model=MODEL, messages=QUESTION, max_tokens=4).status_code == 200
 
 
 def test_a_killed_node_process_leaves_its_engine_serving_and_adopts_it(cluster: Cluster):
@@ -134,6 +192,76 @@ def test_a_graceful_stop_leaves_nothing_behind(cluster: Cluster):
     assert trees
     assert [cluster.stop_node(i, deadline=60) for i in range(len(cluster.ports))] == [0] * len(cluster.ports)
     assert not [p for p in trees if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+
+# Greedy, and with many characters of several tokens each.
+BODIES: dict[str, dict[str, Any]] = {
+    "chat": {
+        "messages": [{"role": "user", "content": "Repeat exactly: 🐟🐠🐡🦈🐙 你好，世界 éàü 🐟🐠🐡🦈🐙"}],
+        "max_tokens": 48,
+        "ignore_eos": True,
+    },
+    "completion": {"prompt": "🐟🐠🐡 你好 🐟🐠🐡 你好 🐟🐠🐡 你好 🐟", "max_tokens": 48, "ignore_eos": True},
+    "stop": {
+        "messages": [{"role": "user", "content": "Why do fish swim in schools?"}],
+        "max_tokens": 64,
+        "stop": ["a stop string that never comes", "\n\n"],
+    },
+}
+
+
+class Story:
+    """A stream as a client reads it.
+
+    Attributes:
+        engine: the one that serves it now.
+        text: of the answer.
+        tokens: chunks so far.
+        ends: finish and stop reasons.
+        usage: the usage block, once it has come.
+        problem: what went wrong, "" when nothing did.
+    """
+
+    def __init__(self) -> None:
+        self.engine = self.text = self.problem = ""
+        self.tokens = 0
+        self.ends: list[tuple[Any, Any]] = []
+        self.usage: dict[str, Any] = {}
+        self.ids: set[str] = set()
+        self.done = 0
+
+    def take(self, line: str) -> None:
+        if line.startswith(": shoal: "):
+            self.engine = line.rsplit("; ", maxsplit=1)[-1].split(" ", maxsplit=1)[0]
+        elif line == "data: [DONE]":
+            self.done += 1
+        elif line.startswith("data: "):
+            chunk = json.loads(line[6:])
+            if "error" in chunk:
+                self.problem = str(chunk["error"])
+                return
+            self.ids.add(chunk["id"])
+            self.usage = chunk.get("usage") or self.usage
+            for choice in chunk["choices"]:
+                self.tokens += 1
+                delta = choice.get("delta")
+                self.text += (choice["text"] if delta is None else delta.get("content")) or ""
+                if choice["finish_reason"]:
+                    self.ends.append((choice["finish_reason"], choice.get("stop_reason")))
+
+
+def read(url: str, body: dict[str, Any], watch: Callable[[Story], None] = lambda _: None) -> Story:
+    """Read one stream to its end; `watch` sees it grow."""
+    story = Story()
+    with httpx.stream("POST", url, json=body, timeout=300, trust_env=False) as reply:
+        assert reply.status_code == 200, reply.read()
+        story.engine = reply.headers["x-shoal-engine"]
+        for line in reply.iter_lines():
+            story.take(line)
+            watch(story)
+    if not story.problem and (story.done, len(story.ids)) != (1, 1):
+        story.problem = f"{story.done} times [DONE], ids {story.ids}"
+    return story
 
 
 class Stream(threading.Thread):

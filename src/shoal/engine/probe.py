@@ -52,11 +52,13 @@ class ServedModel(msgspec.Struct, frozen=True):
         id: name clients use.
         max_model_len: context length in tokens, None if the engine does not tell.
         parent: model that this one, a LoRA adapter, is made for; None for a model of its own.
+        owned_by: ``vllm`` where vLLM serves it.
     """
 
     id: str
     max_model_len: int | None = None
     parent: str | None = None
+    owned_by: str = ""
 
 
 class _Models(msgspec.Struct):

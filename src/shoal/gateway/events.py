@@ -64,10 +64,15 @@ class WholeEvents:
 
 
 def payloads(events: bytes) -> list[bytes]:
-    """Return the data of whole events, comments and other fields left out. Slow: for when something has happened."""
+    """Return the data of whole events; comments and other fields are left out."""
+    if b"\r" in events:
+        events = events.replace(b"\r\n", b"\n")
     found = []
-    for event in events.replace(b"\r\n", b"\n").split(b"\n\n"):
-        lines = [line[5:].removeprefix(b" ") for line in event.split(b"\n") if line.startswith(b"data:")]
-        if lines:
-            found.append(b"\n".join(lines))
+    for event in events.split(b"\n\n"):
+        if event.startswith(b"data: ") and b"\n" not in event:
+            found.append(event[6:])
+        else:
+            lines = [line[5:].removeprefix(b" ") for line in event.split(b"\n") if line.startswith(b"data:")]
+            if lines:
+                found.append(b"\n".join(lines))
     return found

@@ -67,6 +67,7 @@ class Chunk(msgspec.Struct, gc=False):
 
 
 decode_chunk = msgspec.json.Decoder(Chunk).decode
+_decode_chunks = msgspec.json.Decoder(list[Chunk]).decode
 
 
 class Transcript:
@@ -133,12 +134,12 @@ class Transcript:
     def read(self) -> None:
         """Read what was kept unread."""
         events, self._unread, self._unread_size = b"".join(self._unread), [], 0
-        for data in payloads(events):
-            if data != DONE:
-                try:
-                    self.note(decode_chunk(data))
-                except msgspec.MsgspecError:  # what it says is not known, so neither is how to go on from it
-                    self._overflow()
+        chunks = b",".join([data for data in payloads(events) if data != DONE])
+        try:
+            for chunk in _decode_chunks(b"[%b]" % chunks):
+                self.note(chunk)
+        except msgspec.MsgspecError:  # what it says is not known, so neither is how to go on from it
+            self._overflow()
         self._text = [self.text]  # one string instead of thousands of pieces
         if _TOKEN_SIZE * (len(self.ids) + len(self.prompt_ids or ())) + self.chars > self._limit:
             self._overflow()

@@ -114,6 +114,7 @@ def routing_table(
     for external in externals:
         if external.report.state is EngineState.READY and external.report.model in engines:
             engines[external.report.model].append(external.target)
+            lengths.setdefault(external.report.model, external.report.max_model_len)
     routes: dict[str, ModelRoute] = {}
     for model in config.models:
         targets = tuple(sorted(engines[model.name], key=lambda e: e.id))

@@ -122,8 +122,25 @@ class Externals:
         ) as probe:
             while True:
                 load, problem = await _ask(probe)
+                if not problem and self._known[name].report.state is not EngineState.READY:
+                    await self._identify(name, probe)
                 self._note(name, load, problem)
                 await asyncio.sleep(self._settings.probe_interval)
+
+    async def _identify(self, name: str, probe: Probe) -> None:
+        """Find out whether an engine that has just come is vLLM, which gives token ids, and how long its context is."""
+        known = self._known[name]
+        try:
+            models = await probe.models()
+        except ProbeError:
+            return  # it serves all the same; a stream it breaks is continued by its text
+        served = next((m for m in models if m.id == known.report.model), None)
+        if served is None:
+            return
+        self._known[name] = External(
+            report=msgspec.structs.replace(known.report, max_model_len=served.max_model_len),
+            target=msgspec.structs.replace(known.target, token_ids=served.owned_by == "vllm"),
+        )
 
     def _note(self, name: str, load: Load, problem: str) -> None:
         known = self._known[name]

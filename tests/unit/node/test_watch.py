@@ -1,6 +1,9 @@
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+
+import pytest
 
 from shoal.cluster.view import EngineReport, EngineState, Member, MemberState, NodeReport, View
 from shoal.node.events import Events
@@ -9,13 +12,15 @@ from support.configs import config
 
 
 @asynccontextmanager
-async def server(healthy: bool = True) -> AsyncIterator[int]:
-    """Serve /health and nothing else; yield the port."""
+async def server(healthy: bool = True, models: bytes = b"") -> AsyncIterator[int]:
+    """Serve /health, and /v1/models if there are any, and nothing else; yield the port."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         line = await reader.readline()
-        status = b"200 OK" if healthy and b"/health" in line else b"404 Not Found"
-        writer.write(b"HTTP/1.1 " + status + b"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        body = models if b"/v1/models" in line else b""
+        status = b"200 OK" if body or (healthy and b"/health" in line) else b"404 Not Found"
+        head = b"HTTP/1.1 " + status + b"\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+        writer.write(head + body)
         writer.close()
 
     listener = await asyncio.start_server(answer, "127.0.0.1", 0)
@@ -78,5 +83,27 @@ def test_external_engines_come_and_go_with_an_event_each():
             "external engine external/m-0 answers and gets requests",
             "external engine external/m-0 gets no requests",
         ]
+
+    run(test)
+
+
+@pytest.mark.parametrize(("owner", "token_ids"), [("vllm", True), ("somebody", False)])
+def test_whether_an_external_engine_is_vllm_is_found_out(owner: str, token_ids: bool):
+    async def test() -> None:
+        card = {"id": "m", "object": "model", "owned_by": owner, "max_model_len": 2048}
+        async with server(models=json.dumps({"object": "list", "data": [card]}).encode()) as port:
+            c = config(
+                f"""
+                nodes: [{{host: 127.0.0.1}}]
+                model: {{name: m, engine: external, addresses: [{{url: "http://127.0.0.1:{port}"}}]}}
+                engines: {{probe_interval: 0.05}}
+                """
+            )
+            externals = Externals(c, lambda _: 5, Events(), lambda: None)
+            externals.start()
+            await eventually(lambda: externals.known()[0].report.state is EngineState.READY)
+            known = externals.known()[0]
+            assert (known.target.token_ids, known.report.max_model_len) == (token_ids, 2048)
+            externals.stop()
 
     run(test)

@@ -1,0 +1,116 @@
+"""When the engine of a stream fails, in whatever way, its client does not notice."""
+
+import json
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from support.cluster import Cluster
+from support.wait import wait_until
+
+ARGS = {"decode-ms": 15}
+
+
+class Reader(threading.Thread):
+    """Reads one stream; `text`, `engine` and `problem` are there afterwards, `events` counts meanwhile."""
+
+    def __init__(self, url: str, number: int) -> None:
+        super().__init__()
+        self.url, self.number = url, number
+        self.events = 0
+        self.engine = self.problem = ""
+        self.lines: list[str] = []
+
+    def run(self) -> None:
+        body = {
+            "model": "sim-model",
+            "messages": [{"role": "user", "content": f"story {self.number}"}],
+            "max_tokens": 150,
+            "ignore_eos": True,
+            "stream": True,
+        }
+        try:
+            with httpx.stream("POST", self.url, json=body, timeout=40, trust_env=False) as reply:
+                self.engine = reply.headers.get("x-shoal-engine", "")
+                for line in reply.iter_lines():
+                    self.lines.append(line)
+                    self.events += line.startswith("data: ")
+        except httpx.HTTPError as error:
+            self.problem = repr(error)
+
+    @property
+    def resumed(self) -> bool:
+        return any(line.startswith(": shoal: ") for line in self.lines)
+
+    def complete(self) -> bool:
+        return (
+            not self.problem
+            and self.lines.count("data: [DONE]") == 1
+            and not any('"error"' in x for x in self.lines)
+        )
+
+
+def text_of(lines: list[str]) -> str:
+    chunks = [json.loads(x[6:]) for x in lines if x.startswith("data: {")]
+    return "".join(c["choices"][0]["delta"].get("content") or "" for c in chunks if c["choices"])
+
+
+def kill_engine(cluster: Cluster) -> None:
+    cluster.kill_engine(0)
+
+
+def kill_core(cluster: Cluster) -> None:
+    (engine,) = cluster.member(1, 0)["engines"]
+    httpx.post(f"http://127.0.0.1:{engine['port']}/sim/fault", json={"kind": "core"}, trust_env=False)
+
+
+def stop_engine(cluster: Cluster) -> None:
+    cluster.engine_processes(0)[0].send_signal(signal.SIGSTOP)
+
+
+def power_off(cluster: Cluster) -> None:
+    cluster.power_off(0)
+
+
+@pytest.mark.parametrize("fault", [kill_engine, kill_core, power_off])
+def test_streams_go_on_when(make_cluster: Callable[..., Cluster], fault: Callable[[Cluster], None]):
+    assert_nobody_notices(make_cluster, fault)
+
+
+def assert_nobody_notices(
+    make_cluster: Callable[..., Cluster], fault: Callable[[Cluster], None], **config: Any
+) -> Cluster:
+    """Break the first node's engine under streams through the other nodes, and compare with undisturbed answers."""
+    model = {"path": "sim-model", "engine": "sim", "args": ARGS}
+    cluster = make_cluster(nodes=3, model=model, **config).start()
+    readers = [Reader(cluster.url(1 + i % 2, "/v1/chat/completions"), i) for i in range(9)]
+    for reader in readers:
+        reader.start()
+    wait_until(lambda: all(r.events >= 20 for r in readers), 20, "all streams have begun")
+    fault(cluster)
+    for reader in readers:
+        reader.join(timeout=60)
+    moved = [r for r in readers if r.resumed]
+    assert moved, "the engine had some of the streams"
+    assert all(r.engine.startswith(cluster.names[0]) for r in moved)
+    assert all(r.complete() for r in readers), [
+        (r.problem, r.lines[-3:]) for r in readers if not r.complete()
+    ]
+    undisturbed = [Reader(r.url, r.number) for r in readers]
+    for reader in undisturbed:
+        reader.start()
+    for reader, again in zip(readers, undisturbed, strict=True):
+        again.join(timeout=60)
+        assert text_of(reader.lines) == text_of(again.lines)
+    resumes = sum(
+        float(line.split()[1])
+        for node in (1, 2)
+        for line in cluster.http.get(cluster.url(node, "/metrics")).text.splitlines()
+        if line.startswith("shoal_gateway_resumes_total")
+    )
+    assert resumes == len(moved)
+    return cluster
