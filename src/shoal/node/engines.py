@@ -209,9 +209,11 @@ class Engines:
                 e.exit, e.next_start, e.failures = None, at, failures
                 e.enter(EngineState.WAITING, action.reason.partition(" ")[2].partition(" ")[2])
             case reconcile.Stop() if e:
-                self._spawn(self._stop(e))
+                self._stop(e)
             case reconcile.Kill() if e and e.process:
                 e.why = action.reason.partition(": it ")[2]
+                # At once: the rules are asked again before the first task runs.
+                e.enter(EngineState.STOPPING, e.why)
                 self._spawn(self._terminate(e.process, 0))
             case reconcile.Forget() if e:
                 del self._engines[e.id]
@@ -232,10 +234,9 @@ class Engines:
         e.busy, e.ready, e.answered, e.next_start, e.stopping, e.why = True, False, None, None, False, ""
         e.served, e.load, e.restarts = (), Load(), e.restarts + 1
         e.enter(EngineState.STARTING, "starting")
-        self._spawn(self._launch(e))
+        self._spawn(self._launch(e, self._specs[e.id]))
 
-    async def _launch(self, e: _Engine) -> None:
-        spec = self._specs[e.id]
+    async def _launch(self, e: _Engine, spec: EngineSpec) -> None:
         reservation = None
         try:
             reservation = reserve(spec.host, *self._settings.ports, f"{self._node}/{e.id}")
@@ -262,18 +263,25 @@ class Engines:
         self._spawn(self._watch(e, process))
         self._spawn(self._bury(e, process))
 
-    async def _stop(self, e: _Engine) -> None:
-        """Let an engine finish what it runs, then end it; it is nobody's failure."""
-        process = e.process
-        if process is None or e.stopping:
-            return
-        e.stopping = True
-        if e.state in (EngineState.READY, EngineState.UNHEALTHY):
+    def _stop(self, e: _Engine) -> None:
+        """Take an engine out of rotation at once, let it finish what it runs, then end it; nobody's failure.
+
+        One that is just being started is only marked; the rules say it again when it has a process.
+        """
+        drains = e.process is not None and e.state in (EngineState.READY, EngineState.UNHEALTHY)
+        if drains:
             e.enter(EngineState.DRAINING, "finishes what it runs")
-            self._on_change()
+        else:
+            e.enter(EngineState.STOPPING, "stops")
+        if e.process is not None and not e.stopping:
+            e.stopping = True
+            self._spawn(self._wind_down(e, e.process, drains))
+
+    async def _wind_down(self, e: _Engine, process: EngineProcess, drains: bool) -> None:
+        if drains:
             await self._drained(e, process)
-        e.enter(EngineState.STOPPING, "stops")
-        self._on_change()
+            e.enter(EngineState.STOPPING, "stops")
+            self._on_change()
         await self._terminate(process, _STOP_GRACE)
 
     async def _drained(self, e: _Engine, process: EngineProcess) -> None:
@@ -323,7 +331,12 @@ class Engines:
         """Stop every engine gracefully; return when all are gone."""
         while any(e.busy for e in self._engines.values()):  # noqa: ASYNC110 - a start takes milliseconds
             await asyncio.sleep(_DRAINING_INTERVAL)
-        await asyncio.gather(*(self._stop(e) for e in self._engines.values()))
+        for e in self._engines.values():
+            if e.process is not None and not e.stopping:
+                self._stop(e)
+        self._on_change()
+        while any(e.process for e in self._engines.values()):  # noqa: ASYNC110 - a process takes its time
+            await asyncio.sleep(_DRAINING_INTERVAL)
 
     async def kill_all(self) -> None:
         """End every engine at once."""

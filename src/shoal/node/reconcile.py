@@ -173,8 +173,9 @@ def _retry_after_exit(local: Local, timers: Timers) -> Action | None:
 
 
 def _stop_unwanted(wanted: Mapping[str, Wanted], local: Local) -> Action | None:
+    ending = (EngineState.DRAINING, EngineState.STOPPING)
     for engine in local.engines.values():
-        if engine.running and engine.id not in wanted and engine.state is not EngineState.STOPPING:
+        if engine.running and engine.id not in wanted and engine.state not in ending:
             return Stop(engine=engine.id, reason=f"engine {engine.id} stops: it is no longer wanted")
     return None
 

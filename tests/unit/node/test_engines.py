@@ -111,7 +111,7 @@ def test_a_stop_is_nobodys_failure(node: Node):
         await node.ready()
         pid = node.pid()
         node.engines.apply(Stop(engine="m-0", reason="engine m-0 stops: it is no longer wanted"))
-        await node.until(lambda: node.engine.state is EngineState.DRAINING)
+        assert node.engine.state is EngineState.DRAINING, "at once, so that the rules say it once"
         await node.until(lambda: node.engine.state is EngineState.STOPPED)
         assert (node.engine.exit, node.engine.running) == (None, False)
         assert not psutil.pid_exists(pid)
@@ -127,6 +127,7 @@ def test_a_killed_engine_exits_with_the_reason_it_was_killed_for(node: Node):
         await node.until(lambda: node.report.port)
         reason = "engine m-0 is killed: it was not ready within 1 s"
         node.engines.apply(Kill(engine="m-0", reason=reason))
+        assert node.engine.state is EngineState.STOPPING, "at once, so that the rules say it once"
         await node.until(lambda: node.engine.exit)
         assert node.engine.exit == "was not ready within 1 s"
 

@@ -97,6 +97,7 @@ def test_healthy_minutes_forgive_failures():
 
 def test_an_engine_nobody_wants_is_stopped_then_forgotten():
     assert decide({}, local(engine()))[0] == "Stop"  # type: ignore[index]
+    assert decide({}, local(engine(EngineState.DRAINING))) is None
     assert decide({}, local(engine(EngineState.STOPPING))) is None
     assert decide({}, local(engine(EngineState.STOPPED, running=False)))[0] == "Forget"  # type: ignore[index]
 
