@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
 import tempfile
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -34,6 +33,7 @@ from shoal.node.identity import advertised_address, listen_address, local_nodes
 from shoal.node.lock import sole_owner
 from shoal.node.placement import place
 from shoal.node.reconcile import Local, Timers, Wanted, plan
+from shoal.node.signals import Signals
 from shoal.node.slots import Slots
 from shoal.node.specs import engine_spec, require_startable, weights_size
 from shoal.node.status import status_document
@@ -179,7 +179,7 @@ class _Node:
 
     async def run(self) -> int:
         """Start, serve until a signal comes, stop; return the exit status."""
-        signals = _Signals(on_reload=lambda: self._spawn(self._reload()))
+        signals = Signals(on_reload=lambda: self._spawn(self._reload()))
         background: list[asyncio.Task[Any]] = []
         try:
             await self._start(background)
@@ -365,23 +365,6 @@ class _Node:
     def _engine_counts(self) -> Iterator[tuple[str, int, int]]:
         for engine, slot in self._slots.known().items():
             yield engine, *self._workers.metrics.per_engine(slot)
-
-
-class _Signals:
-    """SIGINT and SIGTERM as futures: the first asks for a graceful stop, the second for one at once. SIGHUP reloads."""
-
-    def __init__(self, on_reload: Callable[[], None]) -> None:
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGHUP, on_reload)
-        self.first: asyncio.Future[None] = loop.create_future()
-        self.second: asyncio.Future[None] = loop.create_future()
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(signum, self._came)
-
-    def _came(self) -> None:
-        waiting = next((f for f in (self.first, self.second) if not f.done()), None)
-        if waiting is not None:
-            waiting.set_result(None)
 
 
 @contextlib.contextmanager
