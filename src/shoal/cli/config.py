@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from shoal.config import Config, ConfigError, Loaded, Model, json_schema, load
+from shoal.config import Config, ConfigError, Loaded, Model, Node, json_schema, load
 from shoal.config.errors import spell
 from shoal.config.timers import INEQUALITIES, seconds
 
@@ -64,7 +64,7 @@ def schema() -> None:
 
 def summary(config: Config) -> Iterator[str]:
     """Yield a few lines that tell what a configuration is about."""
-    yield f"nodes: {', '.join(n.name + ('' if n.role == 'serve' else f' ({n.role})') for n in config.nodes)}"
+    yield f"nodes: {', '.join(map(_with_role, config.nodes))}"
     for model in config.models:
         yield f"model {model.name}: {_about(config, model)}"
     detection = seconds(config.cluster.detection_time)
@@ -73,6 +73,12 @@ def summary(config: Config) -> Iterator[str]:
         f"a lost node is noticed within {detection}"
     )
     yield f"fingerprint {config.agreed_hash()}, which must be the same on every node"
+
+
+def _with_role(node: Node) -> str:
+    if node.role == "standby":
+        return f"{node.name} ({'hot' if node.is_hot else 'warm'} standby)"
+    return node.name if node.role == "serve" else f"{node.name} ({node.role})"
 
 
 def _about(config: Config, model: Model) -> str:
@@ -109,6 +115,8 @@ def _timers_table(config: Config) -> Table:
     """Return what must hold between the timers, with the present values."""
     table = Table("timer", "is", "must be", "otherwise", box=None, pad_edge=False, header_style="bold")
     for rule in INEQUALITIES:
+        if not rule.applies(config):
+            continue
         left, right = rule.sides(config)
         bound = f"{rule.relation} {rule.right} = {seconds(right)}"
         table.add_row(Text(spell(rule.left)), Text(seconds(left)), Text(bound), Text(rule.reason))
@@ -142,6 +150,7 @@ def _as_json(loaded: Loaded) -> dict[str, Any]:
                 "reason": rule.reason,
             }
             for rule in INEQUALITIES
+            if rule.applies(config)
         ],
         "before_serving": [str(problem) for problem in loaded.serving_problems()],
     }

@@ -17,7 +17,17 @@ from shoal.config.schema import Config
 from shoal.config.shape import all_settings, expected, fields_of, shape_of
 
 _TIME = re.compile(r"\d+(\.\d+)?\s*(ms|s|sec|seconds?|m|min|minutes?|h|hours?)")
-_TIMES = ("_timeout", "timeout", "_interval", "leave_after", "healthy_after", "_delay", "_delay_max")
+_TIMES = (
+    "_timeout",
+    "timeout",
+    "_interval",
+    "leave_after",
+    "healthy_after",
+    "takeover_after",
+    "return_after",
+    "_delay",
+    "_delay_max",
+)
 _KEY = "[key]"  # how pydantic marks an error with a mapping's key
 
 

@@ -40,6 +40,20 @@ class Recovery(Section):
         le=86400,
         description="Seconds for running requests to finish when a node is stopped.",
     )
+    takeover_after: Seconds = Field(
+        default=5.0,
+        gt=0,
+        le=86400,
+        description="Seconds a serving node must be lost before a standby node takes over for it. More than 2 x "
+        "cluster.heartbeat_interval.",
+    )
+    return_after: Seconds = Field(
+        default=30.0,
+        gt=0,
+        le=86400,
+        description="Seconds the lost node must be back, with all its engines ready, before the standby node gives "
+        "back. More than cluster.heartbeat_interval x cluster.suspect_after + cluster.confirm_timeout.",
+    )
     resume: Literal["exact", "text", "off"] = Field(
         default="exact",
         description="What becomes of a stream whose engine fails. exact: another engine continues it from its token "

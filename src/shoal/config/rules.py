@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from shoal.config.hosts import is_loopback
 from shoal.config.timers import INEQUALITIES, seconds
 
 if TYPE_CHECKING:
-    from shoal.config.schema import Config, Model, Node
+    from shoal.config.schema import Config, Model
 
 SECRET_VARIABLE = "SHOAL_SECRET"
 _MEANT_FOR_OWN_ENGINES = ("engines_per_node", "gpus_per_engine", "share_gpus", "nodes", "args", "env")
@@ -113,13 +113,33 @@ def _models(config: Config) -> Iterator[Finding]:
                 ((*path, "name"), (*path, "path")),
                 ((*first, "name"), (*first, "path"), (*path, "path")),
             )
+    yield from _roles(config)
+
+
+def _roles(config: Config) -> Iterator[Finding]:
+    engines = [(*path, "engine") for path, _ in config.located_models()]
     started = [m for m in config.models if m.engine != "external"]
     if started and not any(n.role == "serve" for n in config.nodes):
         yield Finding(
             "no node has the role serve, so no engine would ever run; give one `role: serve`",
             (("nodes", 0, "role"),),
-            (*_of_nodes(config, "role"), *((*path, "engine") for path, _ in config.located_models())),
+            (*_of_nodes(config, "role"), *engines),
         )
+    for i, node in enumerate(config.nodes):
+        if node.standby is not None and node.role != "standby":
+            yield Finding(
+                f"`nodes[{i}].standby` is {node.standby}, but node {node.name} has the role {node.role}; "
+                "write `role: standby`, or remove it",
+                (("nodes", i, "standby"),),
+                (("nodes", i, "role"),),
+            )
+        if node.role == "standby" and config.models and not started:
+            yield Finding(
+                f"node {node.name} is a standby, but all engines are external, so there is nothing it could take "
+                "over; write `role: gateway`",
+                (("nodes", i, "role"),),
+                tuple(engines),
+            )
 
 
 def _engine_kind(path: SettingPath, model: Model) -> Iterator[Finding]:
@@ -171,7 +191,6 @@ def _model_nodes(config: Config, path: SettingPath, model: Model) -> Iterator[Fi
         return
     known = [n.name for n in config.nodes]
     reads = (*_of_nodes(config, "host", "port", "role"), (*path, "engine"))
-    named: list[Node] = []
     for i, name in enumerate(model.nodes):
         at = (*path, "nodes", i)
         node = config.node(name)
@@ -183,15 +202,13 @@ def _model_nodes(config: Config, path: SettingPath, model: Model) -> Iterator[Fi
             )
         elif node.role == "gateway":
             yield Finding(f"`{spell(at)}` is {name}, a gateway, which runs no engines", (at,), reads)
-        else:
-            named.append(node)
-    if len(named) == len(model.nodes) and all(n.role == "standby" for n in named):
-        yield Finding(
-            f"`{spell(path)}.nodes` names standby nodes only, so nothing would serve the model; "
-            "name a node with the role serve",
-            ((*path, "nodes"),),
-            reads,
-        )
+        elif node.role == "standby":
+            yield Finding(
+                f"`{spell(at)}` is {name}, a standby, which runs what the node runs that it takes over for; name "
+                "nodes with the role serve",
+                (at,),
+                reads,
+            )
 
 
 def _own_settings(path: SettingPath, model: Model) -> Iterator[Finding]:
@@ -211,18 +228,16 @@ def _own_settings(path: SettingPath, model: Model) -> Iterator[Finding]:
 def _gpus(config: Config) -> Iterator[Finding]:
     """Find nodes whose own list of GPUs is too short for what the models ask for on them."""
     for i, node in enumerate(config.nodes):
-        if not node.gpus or node.role == "gateway":
+        if not node.gpus:
             continue
-        asking = [
-            (path, model, (model.engines_per_node or 1) * model.gpus_per_engine)
-            for path, model in config.located_models()
-            if node in config.nodes_of(model) and model.gpus_per_engine and not model.share_gpus
-        ]
-        need = sum(count for _, _, count in asking)
+        # A standby must hold what any one node runs that it may take over for; the greediest is shown.
+        asking = max(map(_asking, config.duties_of(node).values()), key=lambda asked: sum(asked.values()))
+        need = sum(asking.values())
         if need > len(node.gpus):
-            who = ", ".join(f"{model.name} {count}" for _, model, count in asking)
+            who = ", ".join(f"{name} {count}" for name, count in asking.items())
+            whose = "its models" if node.role == "serve" else "the models it may have to run"
             yield Finding(
-                f"node {node.name} has {len(node.gpus)} GPUs in `gpus`, its models ask for {need} "
+                f"node {node.name} has {len(node.gpus)} GPUs in `gpus`, {whose} ask for {need} "
                 f"({shorten(who)}); "
                 "lower `gpus_per_engine` or `engines_per_node`, or allow sharing with `share_gpus: true`",
                 (("nodes", i, "gpus"),),
@@ -231,6 +246,15 @@ def _gpus(config: Config) -> Iterator[Finding]:
                     *((*path, key) for path, _ in config.located_models() for key in _GPU_SETTINGS),
                 ),
             )
+
+
+def _asking(models: Iterable[Model]) -> dict[str, int]:
+    """Return how many GPUs each model wants for itself alone, where the file says so."""
+    return {
+        m.name: (m.engines_per_node or 1) * m.gpus_per_engine
+        for m in models
+        if m.gpus_per_engine and not m.share_gpus
+    }
 
 
 def _engine_ports(config: Config) -> Iterator[Finding]:
@@ -252,7 +276,7 @@ def _engine_ports(config: Config) -> Iterator[Finding]:
 
 def _timers(config: Config) -> Iterator[Finding]:
     for rule in INEQUALITIES:
-        if rule.holds(config):
+        if not rule.applies(config) or rule.holds(config):
             continue
         left, right = rule.sides(config)
         bound = ("more than" if rule.strict else "at least") if rule.upwards else "less than"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -51,9 +51,11 @@ __all__ = [
     "Recovery",
     "Role",
     "Routing",
+    "Standby",
 ]
 
 Role = Literal["serve", "standby", "gateway"]
+Standby = Literal["hot", "warm"]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 _KIB, _MIB, _GIB = 1024, 1024**2, 1024**3
@@ -75,6 +77,11 @@ class Node(Section):
         description="serve: runs engines. standby: takes over for a lost node. gateway: runs none, only "
         "routes.",
     )
+    standby: Standby | None = Field(
+        default=None,
+        description="With role: standby. hot: engines of all models are loaded and get no requests until it takes "
+        "over. warm: the engines start when it takes over. By default warm.",
+    )
     bind: Annotated[Line, AfterValidator(check_bind)] | None = Field(
         default=None,
         description="Address to listen on where it differs from host (NAT, cloud); 0.0.0.0 for all.",
@@ -87,6 +94,11 @@ class Node(Section):
     def name(self) -> str:
         """``host:port``, the node's identity."""
         return f"{self.host}:{self.port}"
+
+    @property
+    def is_hot(self) -> bool:
+        """Whether it is a standby node that keeps its engines loaded."""
+        return self.role == "standby" and self.standby == "hot"
 
 
 class Communication(Section):
@@ -295,12 +307,29 @@ class Config(Section):
         return next((n for n in self.nodes if n.name == name), None)
 
     def nodes_of(self, model: Model) -> tuple[Node, ...]:
-        """Return the nodes that run engines of `model`: those it names, or all with the role serve."""
+        """Return the nodes that run engines of `model`: those it names, or all, of those with the role serve."""
         if model.engine == "external":
             return ()
-        if model.nodes is None:
-            return tuple(n for n in self.nodes if n.role == "serve")
-        return tuple(n for n in self.nodes if n.name in model.nodes)
+        serving = (n for n in self.nodes if n.role == "serve")
+        return tuple(n for n in serving if model.nodes is None or n.name in model.nodes)
+
+    def models_of(self, node: Node) -> tuple[Model, ...]:
+        """Return the models that `node` runs engines of by its own, so none for one that does not serve."""
+        return tuple(m for m in self.models if node in self.nodes_of(m))
+
+    def duties_of(self, node: Node) -> Mapping[str, tuple[Model, ...]]:
+        """Return the models `node` runs engines of, by the name of the node it takes over for; "" for none.
+
+        A serving node has that one entry. A hot standby runs the same whether it takes over or not: all models
+        that any node serves.
+        """
+        if node.role != "standby":
+            return {"": self.models_of(node)}
+        covered = {n.name: models for n in self.nodes if (models := self.models_of(n))}
+        if node.is_hot:
+            served = tuple(m for m in self.models if self.nodes_of(m))
+            return dict.fromkeys(("", *covered), served)
+        return {"": (), **covered}
 
     def state_dir_of(self, node_name: str) -> Path:
         """Return the directory of the state of the node `node_name` (``host:port``, in the file or not)."""
@@ -310,11 +339,12 @@ class Config(Section):
     def agreed_hash(self) -> str:
         """Return 16 hex characters that are equal on nodes whose configurations fit together.
 
-        They cover the set of nodes, the models, the cluster, communication and routing. Secrets and keys are
+        They cover the nodes and their roles, the models, the cluster, communication and routing. Secrets and keys are
         left out, the order of nodes, models and keys does not matter.
         """
         agreed = {
-            "nodes": sorted(n.name for n in self.nodes),
+            # Standby nodes must agree on who takes over for whom.
+            "nodes": sorted(f"{n.name} {n.role} {n.is_hot}" for n in self.nodes),
             "models": sorted(
                 (_comparable(m) for m in self.models),
                 key=lambda m: str(m["name"]),

@@ -25,6 +25,7 @@ class Inequality:
         greater: computes the larger side, in seconds.
         reason: why, as the end of a sentence that begins with "or".
         upwards: `left` is the larger side.
+        standby: it matters only where there is a standby node.
     """
 
     left: SettingPath
@@ -35,11 +36,16 @@ class Inequality:
     reason: str
     strict: bool = True
     upwards: bool = False
+    standby: bool = False
 
     @property
     def relation(self) -> str:
         """The sign between left and right."""
         return (">" if self.upwards else "<") + ("" if self.strict else "=")
+
+    def applies(self, config: Config) -> bool:
+        """Return whether it matters for `config`."""
+        return not self.standby or any(n.role == "standby" for n in config.nodes)
 
     def holds(self, config: Config) -> bool:
         """Return whether `config` fulfils it."""
@@ -116,6 +122,26 @@ INEQUALITIES: tuple[Inequality, ...] = (
         lesser=lambda c: c.engines.probe_interval,
         greater=lambda c: c.recovery.healthy_after,
         reason="an engine counts as healthy before it is probed once",
+    ),
+    Inequality(
+        left=("recovery", "takeover_after"),
+        standby=True,
+        upwards=True,
+        right="2 x cluster.heartbeat_interval",
+        settings=(_INTERVAL,),
+        lesser=lambda c: 2 * c.cluster.heartbeat_interval,
+        greater=lambda c: c.recovery.takeover_after,
+        reason="a standby node takes over before all of them have heard of the loss",
+    ),
+    Inequality(
+        left=("recovery", "return_after"),
+        standby=True,
+        upwards=True,
+        right="cluster.heartbeat_interval x cluster.suspect_after + cluster.confirm_timeout",
+        settings=(_INTERVAL, _SUSPECT, _CONFIRM),
+        lesser=lambda c: c.cluster.detection_time,
+        greater=lambda c: c.recovery.return_after,
+        reason="a standby node gives back to a node that is lost again already",
     ),
     Inequality(
         left=("recovery", "stall_timeout"),

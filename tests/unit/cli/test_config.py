@@ -145,3 +145,12 @@ def test_errors_need_no_terminal_and_show_no_traceback(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr == f"{tmp_path}/c.yaml:1:1: the file is UTF-16; save the file as UTF-8\n"
+
+
+def test_standby_nodes_are_shown_with_their_kind_and_their_timers_only_where_there_are_some() -> None:
+    standby = THREE.with_name("standby.yaml")
+    checked = shoal("check", standby, SHOAL_SECRET="x" * 32).stdout
+    assert "node3.example.com:8000 (hot standby), node4.example.com:8000 (warm standby)" in checked
+    for file, shown in ((standby, True), (THREE, False)):
+        timers = shoal("show", file, SHOAL_SECRET="x" * 32).stdout.partition("otherwise")[2]
+        assert ("recovery.takeover_after" in timers) is shown

@@ -13,7 +13,14 @@ from shoal.config.shape import all_settings, shape_of
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 ENV = {"HOME": "/home/someone", "SHOAL_SECRET": "x" * 32, "CLOUD_API_KEY": "y" * 32}
-OURS = ["three.yaml", "several-models.yaml", "hybrid.yaml", "simulated.yaml", "reference.yaml"]
+OURS = [
+    "three.yaml",
+    "several-models.yaml",
+    "hybrid.yaml",
+    "simulated.yaml",
+    "standby.yaml",
+    "reference.yaml",
+]
 
 
 @pytest.mark.parametrize("name", OURS)

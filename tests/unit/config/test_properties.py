@@ -41,6 +41,7 @@ nodes = st.lists(
             "port": st.integers(1, 19999),
             "weight": weights,
             "role": st.sampled_from(["serve", "standby", "gateway"]),
+            "standby": st.none(),
             "bind": st.none() | hosts | st.just("0.0.0.0"),
             "gpus": st.none() | st.lists(st.integers(0, 1023), unique=True, max_size=8),
         },
@@ -78,7 +79,7 @@ configs = st.fixed_dictionaries(
         "cluster": optional(
             name=words,
             secret=st.text(alphabet="0123456789abcdef", min_size=16, max_size=64),
-            heartbeat_interval=st.floats(0.5, 10),
+            heartbeat_interval=st.floats(0.5, 2.4),
             suspect_after=st.integers(2, 10),
             confirm_timeout=st.floats(0.01, 1),
         ),
@@ -97,6 +98,8 @@ configs = st.fixed_dictionaries(
             resume=st.sampled_from(["exact", "text", "off"]),
             resume_buffer=sizes,
             stall_timeout=st.floats(10, 100),
+            takeover_after=st.floats(5, 100),
+            return_after=st.floats(30, 100),
         ),
         "routing": optional(policy=st.sampled_from(POLICIES)),
         "logging": optional(

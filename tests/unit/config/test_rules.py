@@ -59,7 +59,21 @@ MODEL = "model: {path: a/b}\n"
         ),
         (
             NODES + "model: {path: a/b, nodes: ['127.0.0.1:8001']}\n",
-            "2:27: `model.nodes` names standby nodes only",
+            "2:28: `model.nodes[0]` is 127.0.0.1:8001, a standby, which runs what the node runs that it takes over",
+        ),
+        (
+            "nodes: [{host: 127.0.0.1, standby: hot}]\n" + MODEL,
+            "1:36: `nodes[0].standby` is hot, but node 127.0.0.1:8000 has the role serve; write `role: standby`",
+        ),
+        (
+            "nodes: [{host: 127.0.0.1}, {host: ::1, role: standby}]\n"
+            "model: {name: x, engine: external, addresses: [{url: 'http://x'}]}\n",
+            "1:46: node ::1:8000 is a standby, but all engines are external, so there is nothing it could take over",
+        ),
+        (
+            "nodes: [{host: 127.0.0.1}, {host: ::1, role: standby, gpus: [0]}]\n"
+            "model: {path: a/b, gpus_per_engine: 2}\n",
+            "1:61: node ::1:8000 has 1 GPUs in `gpus`, the models it may have to run ask for 2",
         ),
         (
             NODES + "model: {path: a/b, args: {port: 1}}\n",
@@ -102,7 +116,8 @@ def test_rules_between_settings_are_told_with_their_place(told: Told, text: str,
 )
 def test_external_engines_take_no_settings_of_own_ones(told: Told, setting: str) -> None:
     (message,) = told(
-        NODES + f"model: {{name: x, engine: external, addresses: [{{url: 'http://x'}}], {setting}}}\n"
+        "nodes: [{host: 127.0.0.1}]\n"
+        f"model: {{name: x, engine: external, addresses: [{{url: 'http://x'}}], {setting}}}\n"
     )
     assert "has no effect on external engines" in message
 
@@ -111,7 +126,7 @@ def test_external_engines_take_no_settings_of_own_ones(told: Told, setting: str)
     "text",
     [
         "nodes: [{host: ::1, role: gateway}]\nmodel: {name: x, engine: external, addresses: [{url: 'http://x'}]}\n",
-        NODES + "model: {path: a/b, nodes: ['127.0.0.1:8000', '127.0.0.1:8001']}\n",
+        NODES + "model: {path: a/b, nodes: ['127.0.0.1:8000']}\n",
         "nodes: [{host: ::1}, {host: 127.0.0.1}]\nmodel: {path: a/b, type: xlarge}\n",
         "nodes: [{host: ::1, gpus: [0]}]\nmodel: {path: a/b, gpus_per_engine: 2, share_gpus: true}\n",
         "nodes: [{host: ::1, gpus: []}]\nmodel: {path: a/b, gpus_per_engine: 2}\n",

@@ -107,17 +107,45 @@ def test_nodes_are_found_by_name(config_of: ConfigOf) -> None:
 
 def test_a_model_runs_on_the_nodes_it_names_or_on_all_that_serve(config_of: ConfigOf) -> None:
     config = config_of("""
-        nodes: [{host: 127.0.0.1}, {host: 127.0.0.2, role: standby}, {host: 127.0.0.3, role: gateway}]
+        nodes:
+          - {host: 127.0.0.1}
+          - {host: 127.0.0.2, role: standby}
+          - {host: 127.0.0.3, role: gateway}
+          - {host: 127.0.0.4}
         models:
           - path: a/b
-          - {path: a/c, nodes: ["127.0.0.1:8000", "127.0.0.2:8000"]}
+          - {path: a/c, nodes: ["127.0.0.4:8000"]}
           - {name: x, engine: external, addresses: [{url: "http://x"}]}
     """)
     assert [[n.host for n in config.nodes_of(m)] for m in config.models] == [
-        ["127.0.0.1"],
-        ["127.0.0.1", "127.0.0.2"],
+        ["127.0.0.1", "127.0.0.4"],
+        ["127.0.0.4"],
         [],
     ]
+    assert [[m.name for m in config.models_of(n)] for n in config.nodes] == [["b"], [], [], ["b", "c"]]
+
+
+def test_a_warm_standby_runs_what_the_node_runs_that_it_takes_over_for_and_a_hot_one_everything(
+    config_of: ConfigOf,
+) -> None:
+    config = config_of("""
+        nodes:
+          - {host: 127.0.0.1}
+          - {host: 127.0.0.2, role: standby}
+          - {host: 127.0.0.3, role: standby, standby: hot}
+          - {host: 127.0.0.4}
+          - {host: 127.0.0.5, role: gateway}
+        models: [{path: a/b, nodes: ["127.0.0.1:8000"]}, {path: a/c, nodes: ["127.0.0.4:8000"]}]
+    """)
+
+    def duties(index: int) -> dict[str, list[str]]:
+        return {k: [m.name for m in v] for k, v in config.duties_of(config.nodes[index]).items()}
+
+    first, fourth = "127.0.0.1:8000", "127.0.0.4:8000"
+    assert duties(0) == {"": ["b"]}
+    assert duties(1) == {"": [], first: ["b"], fourth: ["c"]}
+    assert duties(2) == {"": ["b", "c"], first: ["b", "c"], fourth: ["b", "c"]}
+    assert duties(4) == {"": []}
 
 
 def test_each_node_has_a_state_directory_of_its_own(config_of: ConfigOf) -> None:
@@ -182,6 +210,7 @@ def test_an_empty_section_or_setting_means_the_default(config_of: ConfigOf) -> N
         CONTRACT.replace("8002", "8003"),
         CONTRACT.replace("your/model", "your/other"),
         CONTRACT.replace("large", "small"),
+        CONTRACT.replace("    port: 8002\n", "    port: 8002\n    role: standby\n"),
         CONTRACT.replace("timeout: 30", "timeout: 31"),
         CONTRACT + "cluster: {name: other}\n",
         CONTRACT + "cluster: {heartbeat_interval: 0.6}\n",

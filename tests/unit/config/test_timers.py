@@ -9,7 +9,7 @@ from shoal.config.schema import Config
 from shoal.config.shape import fields_of, shape_of
 from shoal.config.timers import INEQUALITIES, seconds
 
-MINIMAL = "nodes: [{host: 127.0.0.1}]\nmodel: {path: a/b}\n"
+MINIMAL = "nodes: [{host: 127.0.0.1}, {host: ::1, role: standby}]\nmodel: {path: a/b}\n"
 BROKEN = {
     "cluster.confirm_timeout": "cluster: {confirm_timeout: 1.6}",
     "cluster.leave_after": "cluster: {leave_after: 1.9}",
@@ -18,6 +18,8 @@ BROKEN = {
     "engines.probe_timeout": "engines: {start_timeout: 5}",
     "recovery.restart_delay": "recovery: {restart_delay: 61}",
     "recovery.healthy_after": "recovery: {healthy_after: 1}",
+    "recovery.takeover_after": "recovery: {takeover_after: 1}",
+    "recovery.return_after": "recovery: {return_after: 1.9}",
     "recovery.stall_timeout": "recovery: {stall_timeout: 1}",
 }
 
@@ -67,3 +69,13 @@ def test_the_sign_and_the_sides_fit(config_of: Callable[..., Config]) -> None:
 
 def test_times_are_written_with_their_unit() -> None:
     assert [seconds(t) for t in (1.9, 30.0, 0.05, 604800.0)] == ["1.9 s", "30 s", "0.05 s", "604800 s"]
+
+
+def test_what_is_about_standby_nodes_matters_only_where_there_is_one(
+    config_of: Callable[..., Config],
+) -> None:
+    config = config_of("nodes: [{host: 127.0.0.1}]\nmodel: {path: a/b}\ncluster: {heartbeat_interval: 9}\n")
+    assert {spell(rule.left) for rule in INEQUALITIES if not rule.applies(config)} == {
+        "recovery.takeover_after",
+        "recovery.return_after",
+    }
