@@ -114,15 +114,15 @@ def _fetch(targets: list[str]) -> dict[str, Any]:
 
 def render(document: dict[str, Any], events: int) -> Group:
     """Return the status document as tables for a terminal, with the last `events` events."""
-    ready = sum(e["state"] == "ready" for m in document["members"] for e in m["engines"])
-    total = sum(len(m["engines"]) for m in document["members"])
+    engines = [e for m in document["members"] for e in m["engines"] if not e["standby"]]
+    ready = sum(e["state"] == "ready" for e in engines)
     head = Text.assemble(
         ("cluster ", "dim"),
         document["cluster"],
         ("  seen by ", "dim"),
         document["node"],
         ("  engines ready ", "dim"),
-        f"{ready}/{total}",
+        f"{ready}/{len(engines)}",
     )
     parts: list[Any] = [head]
     if document["isolated"]:
@@ -132,7 +132,8 @@ def render(document: dict[str, Any], events: int) -> Group:
     )
     for m in document["members"]:
         heard = "this node" if m["is_self"] else "never" if m["age"] is None else f"{m['age']:.1f} s ago"
-        members.add_row(m["name"], _state(m["state"]), m["role"] or "?", heard, m["version"] or "?")
+        role = f"{m['role']} for {m['covers']}" if m["covers"] else m["role"] or "?"
+        members.add_row(m["name"], _state(m["state"]), role, heard, m["version"] or "?")
     parts += [Text(), members, Text(), _engines(document)]
     errors = [
         (f"{m['name']}/{e['id']}", line)
@@ -163,7 +164,7 @@ def _engines(document: dict[str, Any]) -> Table:
     for owner, e in rows:
         table.add_row(
             f"{owner}/{e['id']}",
-            _state(e["state"]),
+            _state("standby" if e["standby"] and e["state"] == "ready" else e["state"]),
             _duration(e["since"]),
             str(e["running"]),
             str(e["waiting"]),

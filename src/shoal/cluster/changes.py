@@ -16,6 +16,9 @@ def report_changes(old: NodeReport, new: NodeReport) -> list[str]:
         )
     if old.role != new.role:
         sentences.append(f"node {name} has the role {new.role} now (was {old.role})")
+    if old.covers != new.covers:
+        sentences += [f"node {name} does not stand in for {old.covers} any more"] if old.covers else []
+        sentences += [f"node {name} stands in for {new.covers} now"] if new.covers else []
     before = {engine.id: engine for engine in old.engines}
     for engine in new.engines:
         sentences += _engine_changes(full_id(name, engine.id), before.pop(engine.id, None), engine)
@@ -31,6 +34,10 @@ def _engine_changes(name: str, old: EngineReport | None, new: EngineReport) -> l
         return [f"engine {name} is {new.state} (was {old.state}){detail}"]
     if (old.host, old.port) != (new.host, new.port):
         return [f"engine {name} is at {format_address((new.host, new.port))} now"]
+    if old.standby != new.standby:
+        return [
+            f"engine {name} {'gets no new requests: it is kept as a spare' if new.standby else 'gets requests now'}"
+        ]
     if (old.served, old.max_model_len) != (new.served, new.max_model_len):
         return [f"engine {name} serves {', '.join(new.served) or 'nothing'} now"]
     if (old.weight, old.model, old.kind) != (new.weight, new.model, new.kind):

@@ -55,6 +55,7 @@ class EngineReport(msgspec.Struct, frozen=True, kw_only=True):
         since: seconds it has been in `state`.
         detail: one sentence for people: the last event, or how far loading has got.
         errors: last error lines of its log while it is not ready, shortened.
+        standby: it is kept loaded for a takeover and gets no requests until then.
     """
 
     id: str
@@ -74,6 +75,7 @@ class EngineReport(msgspec.Struct, frozen=True, kw_only=True):
     since: float = 0.0
     detail: str = ""
     errors: tuple[str, ...] = ()
+    standby: bool = False
 
 
 class Heard(msgspec.Struct, frozen=True, array_like=True):
@@ -103,6 +105,7 @@ class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
         role: ``serve``, ``standby`` or ``gateway``.
         config_hash: fingerprint of the parts of the configuration all nodes must agree on.
         draining: the node takes no new work and is about to leave.
+        covers: name of the node that this standby node stands in for; "" for none.
         engines: its engines.
         in_flight: requests its gateways have open, by engine's full id (``node/engine``); zeros left out.
         heard: the other members whose heartbeats it has had, and how recently. Membership fills it in.
@@ -114,6 +117,7 @@ class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
     role: str = "serve"
     config_hash: str = ""
     draining: bool = False
+    covers: str = ""
     engines: tuple[EngineReport, ...] = ()
     in_flight: dict[str, int] = {}
     heard: dict[str, Heard] = {}

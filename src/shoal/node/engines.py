@@ -193,6 +193,10 @@ class Engines:
 
     # -- actions
 
+    def want(self, specs: Mapping[str, EngineSpec]) -> None:
+        """Start engines as these specs say from now on. What runs is not touched: the rules compare fingerprints."""
+        self._specs = specs
+
     def apply(self, action: Action) -> None:
         """Carry out an action of the rules. What takes time goes on in the background."""
         level = (

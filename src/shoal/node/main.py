@@ -26,16 +26,15 @@ from shoal.gateway.counters import SLOTS
 from shoal.gateway.messages import EngineFault, WorkerSettings
 from shoal.node import ports, tables
 from shoal.node.control import ControlServer
+from shoal.node.duty import Duty
 from shoal.node.engines import Engines
 from shoal.node.errors import StartError
 from shoal.node.events import Events
 from shoal.node.identity import advertised_address, listen_address, local_nodes
 from shoal.node.lock import sole_owner
-from shoal.node.placement import place
-from shoal.node.reconcile import Local, Timers, Wanted, plan
+from shoal.node.reconcile import Local, Timers, plan
 from shoal.node.signals import Signals
 from shoal.node.slots import Slots
-from shoal.node.specs import engine_spec, require_startable, weights_size
 from shoal.node.status import status_document
 from shoal.node.watch import Externals, Orphans
 from shoal.node.workers import Workers
@@ -90,6 +89,9 @@ class _Node:
         self._slots = Slots(SLOTS)
         self._listen = listen_address(node)
         ports.require_free(node.name, self._listen, node.port)
+        gpus = visible(list_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES"))
+        self._duty = Duty(config, node, gpus, self._listen)
+        self._wanted = self._duty.wanted
         self._engines = self._make_engines()
         self._orphans = Orphans(self._wake.set)
         self._externals = Externals(config, self._slots, self._events, self._wake.set)
@@ -104,12 +106,6 @@ class _Node:
 
     def _make_engines(self) -> Engines:
         config, node = self._config, self._node
-        weights = {m.name: size for m in config.models if m.path and (size := weights_size(Path(m.path)))}
-        gpus = visible(list_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES"))
-        placements = place(config, node, gpus, weights)
-        specs = {p.id: engine_spec(p, config, self._listen) for p in placements}
-        require_startable(specs.values())
-        self._wanted = {s.id: Wanted(id=s.id, fingerprint=s.fingerprint()) for s in specs.values()}
         recovery = config.recovery
         self._timers = Timers(
             start_timeout=config.engines.start_timeout,
@@ -119,10 +115,10 @@ class _Node:
             unhealthy_after=3 * config.engines.probe_timeout,
         )
         # Nodes of one machine share its cores and memory; the others run about as many engines as this one.
-        sharing = len(placements) * max(1, len(local_nodes(config)))
+        sharing = self._duty.most_engines * max(1, len(local_nodes(config)))
         return Engines(
             node=node.name,
-            specs=specs,
+            specs=self._duty.specs,
             settings=config.engines,
             state_dir=config.state_dir_of(node.name),
             machine=this_machine(sharing),
@@ -207,6 +203,7 @@ class _Node:
         background.append(asyncio.create_task(self._control.serve()))
         # Before anybody is told that this node is back: what went on running must be known as ready.
         await self._engines.adopt()
+        self._obey(self._duty.resume(adopted=bool(self._engines.actual())))
         try:
             await self._membership.check_identity()
             await self._membership.start()
@@ -246,6 +243,7 @@ class _Node:
         # Requests that this gateway has open may run on our own engines: first the one, then the other.
         await self._workers.drain(timeout)
         await self._engines.stop_all()
+        self._duty.forget()
         await self._membership.stop(goodbye=True)
         self._events.add(f"node {self._node.name} has stopped")
 
@@ -267,12 +265,23 @@ class _Node:
     async def _reconcile(self) -> None:
         while True:
             self._wake.clear()
+            if not self._leaving:
+                self._obey(self._duty.review(self._view, self._orphans.answers, time.monotonic()))
             self._decide()
             self._view = self._membership.view()
             self._orphans.update(self._view)
             self._update_table()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), _TICK)
+
+    def _obey(self, reason: str | None) -> None:
+        """Take over or give back, if there is a reason to."""
+        if reason is None:
+            return
+        self._events.add(reason, "warning" if self._duty.covers else "info")
+        self._wanted = self._duty.wanted
+        self._engines.want(self._duty.specs)
+        self._membership.announce()
 
     def _decide(self) -> None:
         for _ in range(_MAX_DECISIONS):
@@ -321,7 +330,8 @@ class _Node:
             role=self._node.role,
             config_hash=self._config.agreed_hash(),
             draining=self._leaving,
-            engines=self._engines.reports(),
+            covers=self._duty.covers,
+            engines=self._duty.marked(self._engines.reports()),
             in_flight={engine: count for engine, count in counts.items() if count},
         )
 

@@ -49,7 +49,11 @@ class Placement(msgspec.Struct, frozen=True):
 
 
 def place(
-    config: Config, node: Node, gpus: Sequence[Gpu], weights: Mapping[str, int] | None = None
+    config: Config,
+    node: Node,
+    gpus: Sequence[Gpu],
+    weights: Mapping[str, int] | None = None,
+    models: Sequence[Model] | None = None,
 ) -> tuple[Placement, ...]:
     """Return the engines `node` runs.
 
@@ -58,11 +62,12 @@ def place(
         node: one of its nodes.
         gpus: GPUs of this machine; those the node may use are chosen by its ``gpus``.
         weights: bytes of each model's weights by model name, where known (for ``type: auto``).
+        models: the models to run; by default those the file gives the node.
 
     Raises:
         StartError: the models do not share the node's GPUs as the file says, with what would.
     """
-    models = [m for m in config.models if node in config.nodes_of(m) and node.role == "serve"]
+    models = config.models_of(node) if models is None else models
     _refuse_groups(config, models)
     usable = _usable(node, gpus)
     if not usable:

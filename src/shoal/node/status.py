@@ -54,6 +54,7 @@ def _member(member: Member) -> dict[str, Any]:
         "age": None if member.age is None else round(member.age, 2),
         "is_self": member.is_self,
         "role": report.role if report else None,
+        "covers": report.covers or None if report and _present(member) else None,
         "version": report.version if report else None,
         "config_hash": report.config_hash if report else None,
         "engines": [_engine(e) for e in report.engines] if report else [],

@@ -51,10 +51,10 @@ def routable(view: View, answers: Mapping[str, bool]) -> Iterable[tuple[str, Eng
 
     An engine outlives its node process, so that a suspect or dead member's engines stay in use for as long as
     they answer this node's own probes (`answers`, by full id). Before the first probe a suspect member's engine is
-    trusted and a dead one's is not.
+    trusted and a dead one's is not. Engines that a standby node keeps loaded are left out until it takes over.
     """
     for member, engine in view.engines():
-        if engine.state is not EngineState.READY or member.state is MemberState.LEFT:
+        if engine.standby or engine.state is not EngineState.READY or member.state is MemberState.LEFT:
             continue
         if member.report is not None and member.report.draining:
             continue
@@ -151,7 +151,7 @@ def next_version(table: RoutingTable) -> RoutingTable:
 
 def pending(model: str, view: View) -> str:
     """Return the sentence that says how far the engines of a model with none ready have got."""
-    known = [(full_id(m.name, e.id), e) for m, e in view.engines() if e.model == model]
+    known = [(full_id(m.name, e.id), e) for m, e in view.engines() if e.model == model and not e.standby]
     if not known:
         return f"model {model} has no engine in the cluster yet"
     name, best = max(known, key=lambda item: _PROGRESS.get(item[1].state, 0))

@@ -13,14 +13,15 @@ def document(**more: Any) -> dict[str, Any]:
         "id": "m-0", "model": "m", "kind": "vllm", "state": "waiting", "host": "127.0.0.1", "port": 1,
         "running": 2, "waiting": 3, "kv_usage": 0.25, "restarts": 4, "since": 7.2,
         "errors": ["ValueError: no such model"], "detail": "restarts in 4 s: it exited with code 1",
+        "standby": False,
     }  # fmt: skip
     mine = {
         "name": "127.0.0.1:8000", "state": "alive", "age": 0.0, "is_self": True, "role": "serve",
-        "version": "0.1.0", "config_hash": "x", "engines": [engine],
+        "version": "0.1.0", "config_hash": "x", "engines": [engine], "covers": None,
     }  # fmt: skip
     never = {
         "name": "127.0.0.1:8001", "state": "unknown", "age": None, "is_self": False, "role": None,
-        "version": None, "config_hash": None, "engines": [],
+        "version": None, "config_hash": None, "engines": [], "covers": None,
     }  # fmt: skip
     events = [{"time": 0.0, "level": "warning", "text": f"event {i}"} for i in range(5)]
     return {
@@ -49,6 +50,17 @@ def test_members_engines_errors_and_the_last_events_are_shown():
         assert part in text
     assert "event 4" in text
     assert "event 2" not in text
+
+
+def test_a_standby_is_shown_with_the_node_it_stands_in_for_and_its_spares_do_not_count():
+    value = document()
+    value["members"][0] |= {"role": "standby", "covers": "127.0.0.1:8001"}
+    value["members"][0]["engines"][0] |= {"state": "ready", "standby": True}
+    text = shown(value)
+    assert "standby for 127.0.0.1:8001" in text
+    assert "engines ready 0/0" in text
+    (row,) = (line for line in text.splitlines() if "8000/m-0  " in line and "exited" in line)
+    assert row.split()[1] == "standby"
 
 
 def test_being_cut_off_is_said():

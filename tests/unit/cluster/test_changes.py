@@ -26,6 +26,8 @@ def with_engine(**changed: Any) -> NodeReport:
         (with_engine(port=20001), "engine b:1/m-0 is at 10.0.0.7:20001 now"),
         (with_engine(served=("m", "lora")), "engine b:1/m-0 serves m, lora now"),
         (with_engine(weight=2.5), "engine b:1/m-0 was reconfigured: vllm, model m, weight 2.5"),
+        (with_engine(standby=True), "engine b:1/m-0 gets no new requests: it is kept as a spare"),
+        (msgspec.structs.replace(REPORT, covers="c:1"), "node b:1 stands in for c:1 now"),
         (with_engine(id="m-1"), "engine b:1/m-1 is there, ready|engine b:1/m-0 is gone"),
         (msgspec.structs.replace(REPORT, draining=True), "node b:1 drains: it takes no new work"),
         (msgspec.structs.replace(REPORT, role="standby"), "node b:1 has the role standby now (was serve)"),
@@ -33,6 +35,16 @@ def with_engine(**changed: Any) -> NodeReport:
 )
 def test_what_matters_is_told(new: NodeReport, sentence: str) -> None:
     assert "|".join(report_changes(REPORT, new)) == sentence
+
+
+def test_the_end_of_a_takeover_is_told() -> None:
+    spare = with_engine(standby=True)
+    covering = msgspec.structs.replace(REPORT, covers="c:1")
+    assert report_changes(spare, covering) == [
+        "node b:1 stands in for c:1 now",
+        "engine b:1/m-0 gets requests now",
+    ]
+    assert report_changes(covering, spare)[0] == "node b:1 does not stand in for c:1 any more"
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,21 @@ def test_an_engine_starts_gets_ready_and_reports_what_it_serves(node: Node):
     run(test, node)
 
 
+def test_what_is_no_longer_wanted_while_it_is_being_started_is_stopped_when_it_has_a_process(node: Node):
+    async def test(node: Node) -> None:
+        node.engines.apply(Start(engine="m-0", reason="engine m-0 starts"))
+        node.engines.want({})
+        stop = Stop(engine="m-0", reason="engine m-0 stops: it is no longer wanted")
+        node.engines.apply(stop)
+        assert node.engine.state is EngineState.STOPPING
+        await node.until(lambda: node.engine.state is EngineState.STARTING)
+        node.engines.apply(stop)
+        await node.until(lambda: node.engine.state is EngineState.STOPPED)
+        assert (node.engine.running, node.engine.exit) == (False, None)
+
+    run(test, node)
+
+
 def test_a_death_is_noted_cleaned_up_and_followed_by_a_restart(node: Node):
     async def test(node: Node) -> None:
         await node.ready()

@@ -88,6 +88,18 @@ def test_models_run_on_serving_nodes_or_on_those_they_name():
     assert [[p.id for p in place(c, n, [])] for n in c.nodes] == [["a-0"], ["a-0", "b-0"], []]
 
 
+def test_a_standby_places_the_models_of_the_node_it_takes_over_for_on_its_own_gpus():
+    c = config(
+        """
+        nodes: [{host: 127.0.0.1}, {host: 127.0.0.1, port: 8001, role: standby, gpus: [1]}]
+        models: [{path: a, type: small}]
+        """
+    )
+    serving, standby = c.nodes
+    assert place(c, standby, gpus(2)) == ()
+    assert [p.gpus for p in place(c, standby, gpus(2), models=c.models_of(serving))] == [(1,)]
+
+
 def test_one_engine_across_nodes_is_refused_in_words():
     c = config("nodes: [{host: 127.0.0.1}, {host: 127.0.0.1, port: 8001}]\nmodel: {path: m, type: xlarge}")
     with pytest.raises(StartError, match="one engine across nodes"):

@@ -78,6 +78,14 @@ def test_a_draining_member_gets_no_new_requests():
     assert not list(routable(view(member(8001, ALIVE, engine(), draining=True)), {}))
 
 
+def test_the_spare_engine_of_a_hot_standby_gets_nothing_and_is_no_progress_either():
+    seen = view(member(8001, ALIVE, engine(standby=True)))
+    assert table(seen).routes["m"].engines == ()
+    assert table(seen).routes["m"].pending == "model m has no engine in the cluster yet"
+    assert table(seen).lost == ()
+    assert not list(routable(view(member(8001, DEAD, engine(standby=True))), {"127.0.0.1:8001/m-0": True}))
+
+
 def test_models_list_is_the_union_of_what_ready_engines_serve():
     seen = view(
         member(8000, ALIVE, engine(served=("m", "m-lora"), max_model_len=2048)),
