@@ -18,7 +18,7 @@ def cluster_with(
     make_cluster: Make, serving: int, standbys: list[str], more: dict[str, Any] | None = None
 ) -> Cluster:
     """Return a cluster (not started) of some serving nodes and, after them, standby nodes of these kinds."""
-    recovery = {"restart_delay": 0.2, "drain_timeout": 10, "takeover_after": 0.5, "return_after": 1.5}
+    recovery = {"restart_delay": 0.2, "drain_timeout": 20, "takeover_after": 0.5, "return_after": 1.5}
     engines = {"probe_interval": 0.2, "start_timeout": 20, "probe_timeout": 2}
     cluster = make_cluster(
         serving + len(standbys), cluster=FAST, recovery=recovery, engines=engines, gateway={"workers": 1}
@@ -107,6 +107,29 @@ def test_a_stream_under_way_on_a_warm_standby_is_finished_when_it_gives_back(mak
         rest = list(lines)
     assert "data: [DONE]" in rest
     wait_until(lambda: cluster.engine_processes(1) == [], 15, "its engine has stopped")
+
+
+def test_a_node_that_is_lost_again_while_its_standby_still_finishes_is_taken_over_for_again(
+    make_cluster: Make,
+):
+    args = {"decode-ms": 20}
+    cluster = cluster_with(
+        make_cluster, 1, ["warm"], {"model": {"path": "sim-model", "engine": "sim", "args": args}}
+    )
+    start(cluster, ready=1)
+    cluster.power_off(0)
+    wait_until(lambda: cluster.ready_engines(1) == [engine(cluster, 1)], 15, "the standby serves")
+    body = {"model": "sim-model", "prompt": "count", "max_tokens": 500, "stream": True, "ignore_eos": True}
+    with cluster.http.stream("POST", cluster.url(1, "/v1/completions"), json=body) as reply:
+        lines = reply.iter_lines()
+        next(lines)
+        cluster.start_node(0)
+        wait_until(lambda: event(cluster, 1, "gives back to"), 15, "it gives back")
+        cluster.power_off(0)
+        wait_until(lambda: covers(cluster, 1) == cluster.names[0], 10, "it takes over again")
+        assert "data: [DONE]" in list(lines)
+    wait_until(lambda: cluster.ready_engines(1) == [engine(cluster, 1)], 20, "the standby serves again")
+    assert cluster.chat(1).status_code == 200
 
 
 def test_two_standbys_take_over_for_one_lost_node_each(make_cluster: Make):
