@@ -12,6 +12,7 @@ import openai
 import psutil
 import pytest
 
+from shoal.engine import shm
 from support.cluster import Cluster
 from support.cutter import Cutter
 from support.wait import wait_until
@@ -138,7 +139,7 @@ def test_a_stream_survives_two_killed_engines_and_they_come_back(cluster: Cluste
     }  # fmt: skip
     url = cluster.url(1, "/v1/chat/completions")
     wanted = read(url, body)
-    segments = set(Path("/dev/shm").glob("psm_*"))
+    segments: set[shm.Segment] = set()
     others = [Stream(cluster, index=1) for _ in cluster.ports]
     for stream in others:
         stream.start()
@@ -149,6 +150,7 @@ def test_a_stream_survives_two_killed_engines_and_they_come_back(cluster: Cluste
         if story.tokens >= (50, 120, 10_000)[len(killed) // 2]:
             index = cluster.names.index(story.engine.split("/")[0])
             victim = cluster.engine_processes(index)[0]
+            segments.update(cluster.engine_records(index)[0].segments)
             killed.extend((victim, *victim.children(recursive=True)[:1]))
             victim.kill()
 
@@ -162,7 +164,8 @@ def test_a_stream_survives_two_killed_engines_and_they_come_back(cluster: Cluste
     assert all(s.done for s in others), [s.problem for s in others]
     wait_until(lambda: not any(p.is_running() for p in killed), 15, "the trees are gone")
     cluster.wait_ready(deadline=READY)
-    assert len(set(Path("/dev/shm").glob("psm_*"))) <= len(segments)
+    assert segments
+    assert not segments & set(shm.segments())
     for index in range(len(cluster.ports)):
         assert cluster.chat(index, model=MODEL, messages=QUESTION, max_tokens=4).status_code == 200
 

@@ -131,9 +131,12 @@ class Cluster:
 
     def engine_processes(self, index: int) -> list[psutil.Process]:
         """Return the main processes of the node's engines, as its records tell them."""
-        state = self.directory / f"state/127.0.0.1_{self.ports[index]}"
-        pids = [r.leader.pid for r in record.read_all(state)[0] if r.leader is not None]
+        pids = [r.leader.pid for r in self.engine_records(index) if r.leader is not None]
         return [psutil.Process(p) for p in pids if psutil.pid_exists(p)]
+
+    def engine_records(self, index: int) -> list[record.Record]:
+        """Return what the node keeps on disk of its engines."""
+        return record.read_all(self.directory / f"state/127.0.0.1_{self.ports[index]}")[0]
 
     def wait_ready(
         self, engines: int | None = None, deadline: float = 30, nodes: list[int] | None = None

@@ -49,6 +49,8 @@ class Cutter:
         events = 0
         with contextlib.suppress(OSError):
             while data := engine.recv(65536):
+                if data.startswith(b"HTTP/"):
+                    events = 0  # another answer on the same connection
                 allowed = self.after - events
                 events += data.count(b"data: {")
                 if not self.after or events <= self.after:
