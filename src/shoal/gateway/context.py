@@ -50,18 +50,24 @@ class Route:
     def choose(self, tried: Sequence[Pool], gateway: Gateway) -> Pool:
         """Return the engine for a request that has failed on `tried`; there must be one left.
 
-        Engines that have just refused a connection are picked only when there is nobody else.
+        Engines that are ejected for their faults are picked only when there is nobody else, see `faults`.
         """
-        pools = self.pools
-        targets: Sequence[EngineTarget] = self.targets
-        columns = self._columns
-        if tried or gateway.faults.avoided:
-            now = gateway.now()
-            left = [pool for pool in pools if pool not in tried]
-            good = [pool for pool in left if not gateway.faults.avoids(pool.target.id, now)]
-            pools = tuple(good or left)
-            targets = [pool.target for pool in pools]
-            columns = tuple(pool.counts.column for pool in pools)
+        pools, targets, columns = self.pools, self.targets, self._columns
+        faults = gateway.faults
+        if not tried and not faults.avoided:
+            return self._pick(pools, targets, columns)
+        now = gateway.now()
+        best = faults.best(targets, now)
+        left = [pool for pool in pools if pool not in tried]
+        pools = tuple([pool for pool in left if pool.target.id in best] or left)
+        columns = tuple(pool.counts.column for pool in pools)
+        picked = self._pick(pools, [pool.target for pool in pools], columns)
+        faults.picked(picked.target.id, now)
+        return picked
+
+    def _pick(
+        self, pools: tuple[Pool, ...], targets: Sequence[EngineTarget], columns: Sequence[memoryview]
+    ) -> Pool:
         if len(pools) == 1:
             return pools[0]
         policy = self.policy
@@ -91,7 +97,7 @@ class Gateway:
         self.only_route: Route | None = None
         self.lost: frozenset[str] = frozenset()
         """Ids of engines from which nothing is to be expected any more."""
-        self.faults = Faults(report)
+        self.faults = Faults(report, self._instance, self._count_ejection)
         self.connections: set[ClientConnection] = set()
         self._draining = False
         self.closing = False
@@ -173,6 +179,13 @@ class Gateway:
             keepalive=self.settings.keepalive,
             connect_timeout=self.settings.connect_timeout,
         )
+
+    def _instance(self, engine: str) -> str:
+        pool = self._pools.get(engine)
+        return "" if pool is None else pool.target.instance
+
+    def _count_ejection(self) -> None:
+        self.cells[Cell.EJECTIONS] += 1
 
     def drain(self, grace: float) -> None:
         """End every connection after its next answer, and idle ones after `grace` seconds."""

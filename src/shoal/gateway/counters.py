@@ -46,6 +46,7 @@ class Cell:
     OPEN_CONNECTIONS = 17  # gauge
     RESUMES = 18  # times a stream went on on another engine
     BROKEN_STREAMS = 19  # streams that ended with an error event because no engine could go on
+    EJECTIONS = 20  # times an engine was tried last for a while because of its faults
 
 
 _TOTALS = 32  # cells kept for `Cell`, some free
@@ -131,6 +132,7 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     open_connections: int
     resumes: int
     broken_streams: int
+    ejections: int
     open_requests: int
 
 

@@ -103,11 +103,13 @@ class EngineFault(msgspec.Struct, frozen=True, tag="fault"):
         engine: cluster-wide id.
         reason: for people, such as ``connection refused``.
         count: faults since the last message about this engine.
+        last_for: seconds for which the worker tries this engine last because of it; 0 if it does not.
     """
 
     engine: str
     reason: str
     count: int
+    last_for: float = 0.0
 
 
 class WorkerNotice(msgspec.Struct, frozen=True, tag="notice"):

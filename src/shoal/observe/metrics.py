@@ -24,6 +24,7 @@ class GatewayTotals(Protocol):
 _COUNTERS = {
     "retries": "Requests moved to another engine before their first byte.",
     "upstream_faults": "Connections that an engine refused, reset or cut.",
+    "ejections": "Times a gateway worker tried an engine last for a while because of its faults.",
     "truncated": "Answers that broke off after their first byte had reached the client.",
     "resumes": "Streams that went on on another engine after theirs had failed.",
     "broken_streams": "Streams that ended with an error event because no engine could go on with them.",

@@ -69,6 +69,35 @@ async def test_avoided_engines_come_last(stage):
     assert not route.has_others(route.pools)
 
 
+async def test_a_half_open_engine_gets_one_request_until_that_one_has_succeeded(stage):
+    engines = [await stage.engine() for _ in range(3)]
+    await stage.open(*engines)
+    gateway = stage.gateway
+    route = gateway.routes["m"]
+    gateway.faults.unreachable("n0/m", "x", gateway.now() - 1)
+    picked = [route.choose((), gateway).target.id for _ in range(12)]
+    assert picked.count("n0/m") == 1
+    gateway.faults.reachable("n0/m")
+    assert {route.choose((), gateway).target.id for _ in range(10)} == {"n0/m", "n1/m", "n2/m"}
+    assert stage.metrics.totals().ejections == 1
+
+
+async def test_a_restarted_engine_is_picked_again_at_once(stage):
+    engines = [await stage.engine() for _ in range(2)]
+
+    def table(instance: str):
+        targets = (stage.target(engines[0], 0, instance=instance), stage.target(engines[1], 1))
+        return stage.table({"m": ModelRoute(model="m", policy="round_robin", engines=targets)})
+
+    await stage.open(table=table("first"))
+    gateway = stage.gateway
+    gateway.faults.unreachable("n0/m", "x", gateway.now())
+    assert {gateway.routes["m"].choose((), gateway).target.id for _ in range(4)} == {"n1/m"}
+    gateway.apply(stage.table({}))
+    gateway.apply(table("second"))
+    assert {gateway.routes["m"].choose((), gateway).target.id for _ in range(4)} == {"n0/m", "n1/m"}
+
+
 async def test_the_clock_of_time_outs_ticks_often_enough(stage):
     await stage.open(header_timeout=0.4)
     assert stage.gateway.tick_interval == pytest.approx(0.1)

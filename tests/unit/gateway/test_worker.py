@@ -241,7 +241,7 @@ async def test_faults_reach_the_node_process(stage, node):
     for _ in range(3):
         assert (await stage.request(stage.post())).status == 200
     await stage.until(lambda: len(node.messages) == 2)
-    assert node.messages[1] == EngineFault("n0/m", "connection refused", 1)
+    assert node.messages[1] == EngineFault("n0/m", "connection refused", 1, 1.0)
 
 
 async def test_a_table_with_an_unknown_policy_leaves_the_last_in_force(stage, node):
