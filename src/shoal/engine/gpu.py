@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterable, Sequence
 
 import msgspec
 import pynvml
@@ -64,6 +65,26 @@ def visible(gpus: Sequence[Gpu], cuda_visible_devices: str | None) -> tuple[Gpu,
             break
         chosen.append((by_index or found)[0])
     return tuple(chosen)
+
+
+def utilization(indices: Iterable[int]) -> float:
+    """Return for how much of the last moment (NVML's sample: up to a second) the busiest of some GPUs computed, 0 to 1.
+
+    0 for those that NVML cannot ask. Takes milliseconds: call it in a thread.
+    """
+    busiest = 0
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return 0.0
+    try:
+        for index in indices:
+            with contextlib.suppress(pynvml.NVMLError):
+                rates = pynvml.nvmlDeviceGetUtilizationRates(pynvml.nvmlDeviceGetHandleByIndex(index))
+                busiest = max(busiest, int(rates.gpu))
+    finally:
+        pynvml.nvmlShutdown()
+    return busiest / 100
 
 
 def _gpu(index: int) -> Gpu:

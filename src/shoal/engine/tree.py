@@ -55,6 +55,7 @@ class Process(msgspec.Struct, frozen=True):
         session: number of its session: the pid of the process that began it.
         state: letter as in proc(5); Z and X are dead.
         name: short name.
+        cpu: processor time it has used, in clock ticks (``SC_CLK_TCK`` of them are a second).
     """
 
     ident: Ident
@@ -62,6 +63,7 @@ class Process(msgspec.Struct, frozen=True):
     session: int
     state: str
     name: str
+    cpu: int = 0
 
     @property
     def pid(self) -> int:
@@ -91,7 +93,8 @@ def process(pid: int) -> Process | None:
     # The name stands in parentheses and may itself hold some, and blanks: proc(5), /proc/pid/stat.
     name = stat[stat.index(b"(") + 1 : stat.rindex(b")")].decode(errors="replace")
     fields = stat[stat.rindex(b")") + 2 :].split()
-    return Process(Ident(pid, int(fields[19])), int(fields[1]), int(fields[3]), fields[0].decode(), name)
+    cpu = int(fields[11]) + int(fields[12])
+    return Process(Ident(pid, int(fields[19])), int(fields[1]), int(fields[3]), fields[0].decode(), name, cpu)
 
 
 def processes() -> dict[int, Process]:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,66 +12,26 @@ import msgspec
 
 from shoal.cluster.view import EngineReport, EngineState
 from shoal.config.schema import Engines as EngineSettings
-from shoal.engine import diagnosis, logs, record
-from shoal.engine.command import api_key
+from shoal.engine import diagnosis, logs, record, stacks
 from shoal.engine.machine import Machine
 from shoal.engine.metrics import Load
 from shoal.engine.ports import NoFreePortError, reserve
-from shoal.engine.probe import Probe, ProbeError
+from shoal.engine.probe import ProbeError
 from shoal.engine.process import EngineProcess, StartError, end_leftovers
 from shoal.engine.record import Record
 from shoal.engine.spec import EngineSpec
 from shoal.node import reconcile
-from shoal.node.addresses import base_url
+from shoal.node.engine_watch import EngineWatch
 from shoal.node.events import Events
+from shoal.node.managed import ManagedEngine
 from shoal.node.reconcile import Action, Actual
 
-# While an engine loads it is asked more often than `probe_interval`: a ready engine should not wait to be found.
-_STARTING_INTERVAL = 0.25
 # For the end of an engine that was asked to go: vLLM needs a moment to leave its GPU and shared memory in order.
 _STOP_GRACE = 10.0
 # While an engine drains, so that its end is not put off by a whole probe interval.
 _DRAINING_INTERVAL = 0.1
-# The first token may take long: the engine compiles, or a busy CPU loads what it had put off.
-_CANARY_TIMEOUT = 60.0
 # The most of an error line that travels in a heartbeat, and how many lines.
 _ERROR_LENGTH, _ERROR_LINES = 240, 3
-
-
-@dataclass
-class _Engine:
-    """What is known of one engine. `busy`: it is being started or ended, so nothing else may begin."""
-
-    id: str
-    model: str
-    kind: str
-    state: EngineState = EngineState.WAITING
-    since: float = field(default_factory=time.monotonic)
-    host: str = ""
-    port: int = 0
-    fingerprint: str = ""
-    process: EngineProcess | None = None
-    busy: bool = False
-    stopping: bool = False
-    why: str = ""
-    ready: bool = False
-    answered: float | None = None
-    exit: str | None = None
-    failures: int = 0
-    next_start: float | None = None
-    restarts: int = -1
-    served: tuple[str, ...] = ()
-    max_model_len: int | None = None
-    load: Load = field(default_factory=Load)
-    detail: str = ""
-    errors: tuple[str, ...] = ()
-
-    def enter(self, state: EngineState, detail: str | None = None) -> None:
-        """Change the state, now; `detail` replaces the sentence about it."""
-        self.state = state
-        self.since = time.monotonic()
-        if detail is not None:
-            self.detail = detail
 
 
 class Engines:
@@ -88,6 +46,8 @@ class Engines:
         advertised: address other nodes reach the engines at.
         drain_timeout: seconds a stopped engine may take to finish what it runs.
         settle: seconds after which every gateway has heard that an engine drains.
+        stall_timeout: seconds after which an engine that has requests and gets nothing done hangs.
+        in_flight: returns the requests that the cluster's gateways have open on an engine, by its id.
         events: gets a sentence for each decision and each surprise.
         on_change: called when a state changes.
     """
@@ -103,6 +63,8 @@ class Engines:
         advertised: str,
         drain_timeout: float,
         settle: float,
+        stall_timeout: float,
+        in_flight: Callable[[str], int],
         events: Events,
         on_change: Callable[[], None],
     ) -> None:
@@ -116,8 +78,9 @@ class Engines:
         self._settle = settle
         self._events = events
         self._on_change = on_change
-        self._engines: dict[str, _Engine] = {}
+        self._engines: dict[str, ManagedEngine] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._watch = EngineWatch(specs, settings, stall_timeout, in_flight, on_change)
 
     # -- what the rest of the node sees
 
@@ -132,6 +95,11 @@ class Engines:
                 running=e.busy or e.process is not None,
                 ready=e.ready,
                 answered=e.answered,
+                looked=e.looked,
+                requests=self._watch.requests(e),
+                progressed=e.progressed,
+                worked=e.worked,
+                ending=e.ending,
                 exit=e.exit,
                 failures=e.failures,
                 next_start=e.next_start,
@@ -183,13 +151,15 @@ class Engines:
             left = f"; {ended}" if ended.killed or ended.left or ended.segments else ""
             self._events.add(f"engine {rec.id} is not adopted: {adoption.reason}{left}", "warning")
             return
-        e = _Engine(rec.id, rec.model, rec.kind, host=rec.host, port=rec.port, fingerprint=rec.fingerprint)
+        e = ManagedEngine(
+            rec.id, rec.model, rec.kind, host=rec.host, port=rec.port, fingerprint=rec.fingerprint
+        )
         e.restarts = 0
         self._engines[rec.id] = e
         self._run(e, adoption.process)
         self._events.add(f"engine {rec.id} is adopted: process {adoption.process.pid} went on running")
-        async with self._probe(e) as probe:
-            await self._probe_starting(e, probe)
+        async with self._watch.probe(e) as probe:
+            await self._watch.look_at_start(e, adoption.process, probe)
 
     # -- actions
 
@@ -214,11 +184,11 @@ class Engines:
                 e.enter(EngineState.WAITING, action.reason.partition(" ")[2].partition(" ")[2])
             case reconcile.Stop() if e:
                 self._stop(e)
-            case reconcile.Kill() if e and e.process:
-                e.why = action.reason.partition(": it ")[2]
+            case reconcile.Kill(hung=hung) if e and e.process:
+                e.ending, e.why = True, action.reason.partition(": it ")[2]
                 # At once: the rules are asked again before the first task runs.
-                e.enter(EngineState.STOPPING, e.why)
-                self._spawn(self._terminate(e.process, 0))
+                e.enter(EngineState.UNHEALTHY if hung else EngineState.STOPPING, e.why)
+                self._spawn(self._kill(e.process, hung))
             case reconcile.Forget() if e:
                 del self._engines[e.id]
             case reconcile.MarkReady() if e:
@@ -230,17 +200,18 @@ class Engines:
                 e.failures = 0
         self._on_change()
 
-    def _new(self, engine: str) -> _Engine:
+    def _new(self, engine: str) -> ManagedEngine:
         spec = self._specs[engine]
-        return self._engines.setdefault(engine, _Engine(engine, spec.model, spec.kind))
+        return self._engines.setdefault(engine, ManagedEngine(engine, spec.model, spec.kind))
 
-    def _start(self, e: _Engine) -> None:
-        e.busy, e.ready, e.answered, e.next_start, e.stopping, e.why = True, False, None, None, False, ""
+    def _start(self, e: ManagedEngine) -> None:
+        e.busy, e.ready, e.answered, e.looked, e.next_start = True, False, None, None, None
+        e.stopping, e.ending, e.why = False, False, ""
         e.served, e.load, e.restarts = (), Load(), e.restarts + 1
         e.enter(EngineState.STARTING, "starting")
         self._spawn(self._launch(e, self._specs[e.id]))
 
-    async def _launch(self, e: _Engine, spec: EngineSpec) -> None:
+    async def _launch(self, e: ManagedEngine, spec: EngineSpec) -> None:
         reservation = None
         try:
             reservation = reserve(spec.host, *self._settings.ports, f"{self._node}/{e.id}")
@@ -259,15 +230,15 @@ class Engines:
         e.busy = False
         self._on_change()
 
-    def _run(self, e: _Engine, process: EngineProcess) -> None:
+    def _run(self, e: ManagedEngine, process: EngineProcess) -> None:
         """Begin to look after a process."""
         e.process = process
         if e.state is not EngineState.STARTING:
             e.enter(EngineState.STARTING, "adopted, asked whether it is ready")
-        self._spawn(self._watch(e, process))
+        self._spawn(self._watch.watch(e, process))
         self._spawn(self._bury(e, process))
 
-    def _stop(self, e: _Engine) -> None:
+    def _stop(self, e: ManagedEngine) -> None:
         """Take an engine out of rotation at once, let it finish what it runs, then end it; nobody's failure.
 
         One that is just being started is only marked; the rules say it again when it has a process.
@@ -281,19 +252,19 @@ class Engines:
             e.stopping = True
             self._spawn(self._wind_down(e, e.process, drains))
 
-    async def _wind_down(self, e: _Engine, process: EngineProcess, drains: bool) -> None:
+    async def _wind_down(self, e: ManagedEngine, process: EngineProcess, drains: bool) -> None:
         if drains:
             await self._drained(e, process)
             e.enter(EngineState.STOPPING, "stops")
             self._on_change()
         await self._terminate(process, _STOP_GRACE)
 
-    async def _drained(self, e: _Engine, process: EngineProcess) -> None:
+    async def _drained(self, e: ManagedEngine, process: EngineProcess) -> None:
         """Return when the engine runs nothing more, or after `drain_timeout`."""
         end = time.monotonic() + self._drain_timeout
         # Until every gateway has heard of it, new requests may still come.
         await asyncio.wait({process.exited}, timeout=min(self._settle, self._drain_timeout))
-        async with self._probe(e) as probe:
+        async with self._watch.probe(e) as probe:
             while not process.exited.done() and time.monotonic() < end:
                 try:
                     e.load = await probe.load()
@@ -303,12 +274,18 @@ class Engines:
                     return
                 await asyncio.sleep(_DRAINING_INTERVAL)
 
+    async def _kill(self, process: EngineProcess, hung: bool) -> None:
+        """End an engine that has failed; what one that hangs is at goes into its log before."""
+        if hung:
+            await stacks.dump(process.record)
+        await self._terminate(process, 0)
+
     async def _terminate(self, process: EngineProcess, grace: float) -> None:
         while (ended := await process.terminate(grace)).left:
             self._events.add(f"engine {process.record.id}: {ended}", "error")
             await asyncio.sleep(1)
 
-    async def _bury(self, e: _Engine, process: EngineProcess) -> None:
+    async def _bury(self, e: ManagedEngine, process: EngineProcess) -> None:
         """Wait for the end of a process, end what it left behind, and note why it ended."""
         how = await process.exited
         e.ready = False
@@ -348,64 +325,6 @@ class Engines:
             e.stopping = True
         processes = [e.process for e in self._engines.values() if e.process]
         await asyncio.gather(*(p.terminate(0) for p in processes))
-
-    # -- watching
-
-    def _probe(self, e: _Engine, timeout: float | None = None) -> Probe:
-        spec = self._specs.get(e.id)
-        return Probe(
-            base_url(e.host, e.port),
-            e.model,
-            api_key=api_key(spec, os.environ) if spec else None,
-            timeout=timeout or self._settings.probe_timeout,
-        )
-
-    async def _watch(self, e: _Engine, process: EngineProcess) -> None:
-        """Ask the engine how it is for as long as it runs."""
-        async with self._probe(e) as probe:
-            while not process.exited.done():
-                if e.ready:
-                    await self._probe_ready(e, probe)
-                else:
-                    await self._probe_starting(e, probe)
-                await asyncio.to_thread(
-                    logs.rotate, process.log, self._settings.log_max_size, self._settings.log_files
-                )
-                pause = self._settings.probe_interval if e.ready else _STARTING_INTERVAL
-                await asyncio.wait({process.exited}, timeout=pause)
-
-    async def _probe_starting(self, e: _Engine, probe: Probe) -> None:
-        """Ready means: /health answers, and so does the model when asked for one token."""
-        process = e.process
-        if process is None:
-            return
-        try:
-            await probe.health()
-            e.answered = time.monotonic()
-            models = await probe.models()
-            # An adopted engine has proved itself long ago and may be busy.
-            if not process.adopted:
-                e.detail = "answers /health, asked for a first token"
-                async with self._probe(e, _CANARY_TIMEOUT) as patient:
-                    await patient.canary()
-        except ProbeError:
-            progress = await asyncio.to_thread(diagnosis.progress, process.log)
-            if e.state is EngineState.STARTING and not e.ready:
-                e.detail = progress
-            return
-        e.served = tuple(m.id for m in models)
-        e.max_model_len = next((m.max_model_len for m in models), None)
-        e.ready = True
-        await process.survey()
-        self._on_change()
-
-    async def _probe_ready(self, e: _Engine, probe: Probe) -> None:
-        try:
-            await probe.health()
-            e.answered = time.monotonic()
-            e.load = await probe.load()
-        except ProbeError:
-            return  # how long it has been silent is for the rules to judge
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

@@ -18,7 +18,7 @@ from shoal.cluster.detector import Timers as MembershipTimers
 from shoal.cluster.endpoint import BindError
 from shoal.cluster.identity import IdentityInUse
 from shoal.cluster.membership import Membership, MembershipSettings
-from shoal.cluster.view import NodeReport, View, remote_in_flight
+from shoal.cluster.view import NodeReport, View, full_id, remote_in_flight
 from shoal.config import Config, ConfigError, Node
 from shoal.engine.gpu import list_gpus, visible
 from shoal.engine.machine import this_machine
@@ -113,6 +113,7 @@ class _Node:
             restart_delay_max=recovery.restart_delay_max,
             healthy_after=recovery.healthy_after,
             unhealthy_after=3 * config.engines.probe_timeout,
+            stall_timeout=recovery.stall_timeout,
         )
         # Nodes of one machine share its cores and memory; the others run about as many engines as this one.
         sharing = self._duty.most_engines * max(1, len(local_nodes(config)))
@@ -125,6 +126,8 @@ class _Node:
             advertised=advertised_address(node),
             drain_timeout=recovery.drain_timeout,
             settle=2 * config.cluster.heartbeat_interval,
+            stall_timeout=recovery.stall_timeout,
+            in_flight=self._in_flight,
             events=self._events,
             on_change=self._wake.set,
         )
@@ -310,6 +313,11 @@ class _Node:
 
     # -- what the parts tell each other
 
+    def _in_flight(self, engine: str) -> int:
+        """Return the requests that all gateways, as far as heard of, have open on an engine of this node."""
+        slot = self._slots.get(full_id(self._node.name, engine))
+        return 0 if slot is None else self._workers.in_flight.load(slot)
+
     def _on_view(self, view: View, sentences: list[str]) -> None:
         self._view = view
         for sentence in sentences:
@@ -318,7 +326,8 @@ class _Node:
 
     def _on_fault(self, fault: EngineFault) -> None:
         times = f" ({fault.count} times)" if fault.count > 1 else ""
-        self._events.add(f"gateway: engine {fault.engine}: {fault.reason}{times}", "warning")
+        last = f"; it is tried last for {fault.last_for:g} s" if fault.last_for else ""
+        self._events.add(f"gateway: engine {fault.engine}: {fault.reason}{times}{last}", "warning")
         self._wake.set()
 
     def _report(self) -> NodeReport:

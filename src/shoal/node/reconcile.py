@@ -23,6 +23,7 @@ class Timers(msgspec.Struct, frozen=True, kw_only=True):
         restart_delay_max: the delay never grows beyond this.
         healthy_after: an engine that was ready this long is forgiven its earlier failures.
         unhealthy_after: a ready engine that did not answer for this long gets no more requests.
+        stall_timeout: an engine that has requests and got nothing done for this long hangs.
     """
 
     start_timeout: float = 900.0
@@ -30,6 +31,12 @@ class Timers(msgspec.Struct, frozen=True, kw_only=True):
     restart_delay_max: float = 60.0
     healthy_after: float = 120.0
     unhealthy_after: float = 15.0
+    stall_timeout: float = 10.0
+
+
+PATIENCE = 6
+"""Times `stall_timeout` for which an engine that computes may get nothing done: one step of a model takes no minutes,
+and what waits at full speed for something that never comes computes, too (see `engine.activity`)."""
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,6 +57,12 @@ class Actual(msgspec.Struct, frozen=True, kw_only=True):
         running: a process exists.
         ready: it answered /health and the canary since it was started.
         answered: when it last answered /health; None if it never did.
+        looked: when it last answered or was found not to answer; None if nobody asked yet. Silence counts up to then
+            and not up to now, so that a node process that was stopped itself blames nobody.
+        requests: requests that are in it or on the way to it, as far as is known.
+        progressed: when it was last seen to have got something done since the look before, or to have no request.
+        worked: when its processes or GPUs were last seen to compute while it got nothing done.
+        ending: its end is under way.
         exit: sentence of an exit that no rule has handled yet ("exited with code 1"), else None.
         failures: exits and failed starts since it was last forgiven.
         next_start: not started again before this; None when nothing holds it back.
@@ -62,6 +75,11 @@ class Actual(msgspec.Struct, frozen=True, kw_only=True):
     running: bool = False
     ready: bool = False
     answered: float | None = None
+    looked: float | None = None
+    requests: int = 0
+    progressed: float = 0.0
+    worked: float = 0.0
+    ending: bool = False
     exit: str | None = None
     failures: int = 0
     next_start: float | None = None
@@ -98,7 +116,12 @@ class Stop(Action, frozen=True, kw_only=True):
 
 
 class Kill(Action, frozen=True, kw_only=True):
-    """End the engine's processes at once: it has failed. Its exit is handled like any other."""
+    """End the engine's processes at once: it has failed. Its exit is handled like any other.
+
+    `hung`: what it owes is moved away from it first, and what it is at goes into its log.
+    """
+
+    hung: bool = False
 
 
 class Forget(Action, frozen=True, kw_only=True):
@@ -131,6 +154,8 @@ def plan(wanted: Mapping[str, Wanted], local: Local, timers: Timers) -> Action |
         or _stop_unwanted(wanted, local)
         or _replace_changed(wanted, local)
         or _fail_slow_start(local, timers)
+        or _kill_hung(local, timers)
+        or _kill_silent(local, timers)
         or _mark_ready(local)
         or _mark_unhealthy(local, timers)
         or _forgive(local, timers)
@@ -197,7 +222,8 @@ def _settling(engine: Actual) -> bool:
 def _fail_slow_start(local: Local, timers: Timers) -> Action | None:
     for engine in local.engines.values():
         slow = local.now - engine.since >= timers.start_timeout
-        if engine.state is EngineState.STARTING and engine.running and slow and not engine.ready:
+        starting = engine.state is EngineState.STARTING and engine.running and not engine.ending
+        if starting and slow and not engine.ready:
             return Kill(
                 engine=engine.id,
                 reason=f"engine {engine.id} is killed: it was not ready within {timers.start_timeout:g} s "
@@ -206,9 +232,55 @@ def _fail_slow_start(local: Local, timers: Timers) -> Action | None:
     return None
 
 
+def stalls_at(progressed: float, worked: float, stall_timeout: float) -> float:
+    """Return when an engine hangs if it gets nothing done until then; arguments as in `Actual` and `Timers`."""
+    return min(max(progressed, worked) + stall_timeout, progressed + PATIENCE * stall_timeout)
+
+
+def _kill_hung(local: Local, timers: Timers) -> Action | None:
+    for engine in local.engines.values():
+        if not _serves(engine) or not engine.requests or engine.looked is None:
+            continue
+        if engine.looked < stalls_at(engine.progressed, engine.worked, timers.stall_timeout):
+            continue
+        what = "did not answer" if (engine.answered or 0.0) < engine.looked else "got nothing done"
+        had = "1 request" if engine.requests == 1 else f"{engine.requests} requests"
+        return Kill(
+            engine=engine.id,
+            hung=True,
+            reason=f"engine {engine.id} is killed: it had {had} and {what} for "
+            f"{engine.looked - engine.progressed:.0f} s (recovery.stall_timeout)",
+        )
+    return None
+
+
+def _kill_silent(local: Local, timers: Timers) -> Action | None:
+    """Without a request, nobody waits for it: it is out of rotation first, and has time to come back."""
+    for engine in local.engines.values():
+        if not _serves(engine) or engine.state is not EngineState.UNHEALTHY or engine.looked is None:
+            continue
+        answered = engine.answered or 0.0
+        if engine.looked >= stalls_at(max(answered, engine.since), engine.worked, timers.stall_timeout):
+            return Kill(
+                engine=engine.id,
+                hung=True,
+                reason=f"engine {engine.id} is killed: it did not answer for {engine.looked - answered:.0f} s",
+            )
+    return None
+
+
+def _serves(engine: Actual) -> bool:
+    return (
+        engine.running
+        and engine.ready
+        and not engine.ending
+        and engine.state in (EngineState.READY, EngineState.UNHEALTHY)
+    )
+
+
 def _mark_ready(local: Local) -> Action | None:
     for engine in local.engines.values():
-        if not engine.running or not engine.ready:
+        if not engine.running or not engine.ready or engine.ending:
             continue
         if engine.state is EngineState.STARTING:
             took = local.now - engine.since
@@ -222,7 +294,7 @@ def _mark_unhealthy(local: Local, timers: Timers) -> Action | None:
     for engine in local.engines.values():
         if engine.state is not EngineState.READY or not engine.running:
             continue
-        silent = local.now - max(engine.answered or 0.0, engine.since)
+        silent = (engine.looked or 0.0) - max(engine.answered or 0.0, engine.since)
         if silent >= timers.unhealthy_after:
             return MarkUnhealthy(
                 engine=engine.id,

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pynvml
 import pytest
 
-from shoal.engine.gpu import Gpu, list_gpus, visible
+from shoal.engine.gpu import Gpu, list_gpus, utilization, visible
 
 GIB = 1024**3
 GPUS = tuple(
@@ -37,6 +37,21 @@ class Nvml:
         if handle == 1:
             raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
         return SimpleNamespace(total=80 * GIB, free=79 * GIB)
+
+
+def test_the_busiest_of_some_gpus_counts_and_those_that_cannot_be_asked_are_idle(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nvml = Nvml(monkeypatch)
+
+    def rates(handle: int) -> SimpleNamespace:
+        if handle == 2:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+        return SimpleNamespace(gpu=(5, 80)[handle], memory=99)
+
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetUtilizationRates", rates)
+    assert [utilization(which) for which in ((0,), (0, 1, 2), (2,), ())] == [0.05, 0.8, 0.0, 0.0]
+    assert nvml.open == 0
 
 
 def test_gpus_are_listed_as_nvml_tells_them(monkeypatch: pytest.MonkeyPatch) -> None:

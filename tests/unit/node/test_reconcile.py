@@ -19,7 +19,14 @@ def local(*engines: Actual, leaving: bool = False) -> Local:
 
 
 def engine(state: EngineState = EngineState.READY, since: float = NOW - 10, **more: Any) -> Actual:
-    facts: dict[str, Any] = {"fingerprint": "f1", "running": True, "ready": True, "answered": NOW} | more
+    facts: dict[str, Any] = {
+        "fingerprint": "f1",
+        "running": True,
+        "ready": True,
+        "answered": NOW,
+        "looked": NOW,
+        "progressed": NOW,
+    } | more
     return Actual(id="m-0", state=state, since=since, **facts)
 
 
@@ -89,6 +96,61 @@ def test_a_silent_engine_gets_no_more_requests_until_it_answers_again():
     assert decide(WANTED, local(back)) == ("MarkReady", "engine m-0 answers again")
 
 
+def test_silence_while_nobody_asked_is_not_held_against_an_engine():
+    unseen = engine(since=NOW - 100, answered=NOW - 20, looked=NOW - 20)
+    assert decide(WANTED, local(unseen)) is None
+
+
+def stalled(seconds: float = 10.0, **more: Any) -> Actual:
+    return engine(since=NOW - 500, progressed=NOW - seconds, requests=3, **more)
+
+
+def test_an_engine_with_requests_that_gets_nothing_done_is_killed():
+    assert decide(WANTED, local(stalled())) == (
+        "Kill",
+        "engine m-0 is killed: it had 3 requests and got nothing done for 10 s (recovery.stall_timeout)",
+    )
+    assert decide(WANTED, local(stalled(9.9))) is None
+
+
+def test_an_engine_with_requests_that_does_not_answer_is_killed_with_other_words():
+    kind, reason = decide(WANTED, local(stalled(answered=NOW - 10))) or ("", "")
+    assert (kind, "it had 3 requests and did not answer for 10 s" in reason) == ("Kill", True)
+
+
+def test_an_engine_without_requests_does_not_hang():
+    assert decide(WANTED, local(msgspec.structs.replace(stalled(100), requests=0))) is None
+
+
+def test_a_stall_ends_where_it_was_last_looked_at():
+    assert decide(WANTED, local(stalled(60, looked=NOW - 55, answered=NOW - 55))) is None
+
+
+def test_a_long_prefill_is_no_hang_as_long_as_it_computes_but_not_for_ever():
+    assert decide(WANTED, local(stalled(59, worked=NOW - 1))) is None
+    assert (decide(WANTED, local(stalled(59, worked=NOW - 10))) or ("",))[0] == "Kill"
+    kind, reason = decide(WANTED, local(stalled(60, worked=NOW))) or ("", "")
+    assert (kind, "got nothing done for 60 s" in reason) == ("Kill", True)
+
+
+def test_an_unhealthy_engine_that_still_does_not_answer_is_killed():
+    lost = engine(EngineState.UNHEALTHY, since=NOW - 10, answered=NOW - 25, progressed=NOW - 25)
+    kill = plan(WANTED, local(lost), TIMERS)
+    assert isinstance(kill, reconcile.Kill)
+    assert (kill.hung, kill.reason) == (True, "engine m-0 is killed: it did not answer for 25 s")
+    assert decide(WANTED, local(msgspec.structs.replace(lost, since=NOW - 9))) is None
+    assert decide(WANTED, local(msgspec.structs.replace(lost, worked=NOW - 1))) is None
+
+
+def test_what_is_being_ended_is_not_ended_twice_nor_used_again():
+    for ending in (
+        stalled(ending=True),
+        engine(EngineState.UNHEALTHY, since=NOW - 50, ending=True),
+        engine(EngineState.STARTING, since=NOW - 900, ready=False, answered=None, ending=True),
+    ):
+        assert decide(WANTED, local(ending)) is None
+
+
 def test_healthy_minutes_forgive_failures():
     recovered = engine(since=NOW - 120, failures=3)
     assert (decide(WANTED, local(recovered)) or ("",))[0] == "Forgive"
@@ -132,6 +194,11 @@ ENGINES = st.builds(
     running=st.booleans(),
     ready=st.booleans(),
     answered=st.none() | st.floats(0, NOW),
+    looked=st.none() | st.floats(0, NOW),
+    requests=st.integers(0, 3),
+    progressed=st.floats(0, NOW),
+    worked=st.floats(0, NOW),
+    ending=st.booleans(),
     exit=st.none() | st.just("exited with code 1"),
     failures=st.integers(0, 5),
     next_start=st.none() | st.floats(0, 2 * NOW),

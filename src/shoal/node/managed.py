@@ -1,0 +1,97 @@
+"""What a node knows of one of its engines."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+
+from shoal.cluster.view import EngineState
+from shoal.engine.activity import Activity
+from shoal.engine.metrics import Load
+from shoal.engine.process import EngineProcess
+
+
+@dataclass
+class ManagedEngine:
+    """What is known of one engine. Times as in `Actual`, where most of this goes.
+
+    Attributes:
+        id: unique on the node.
+        model: the model's name in the configuration.
+        kind: ``vllm`` or ``sim``.
+        state: where it is in its life.
+        since: when it got there.
+        host: address it listens on.
+        port: TCP port it listens on; 0 without a process.
+        fingerprint: of what runs.
+        process: what runs.
+        busy: it is being started, so nothing else may begin.
+        stopping: it was asked to go: its end is nobody's failure.
+        ending: it has failed and is being killed.
+        why: what it is killed for.
+        ready: it answered /health and the canary since it was started.
+        answered: when it last answered.
+        looked: when it last answered or was found not to answer.
+        progressed: when it was last seen to get something done, or to have nothing to do.
+        worked: when it was last seen to compute while it got nothing done.
+        activity: tells whether it computes.
+        canary: the question for a token that it was asked while it had nothing to show.
+        exit: how it ended, until a rule has handled that.
+        failures: since it was last forgiven.
+        next_start: not started again before this.
+        restarts: starts after the first one.
+        served: ids it answers to.
+        max_model_len: context length in tokens, as far as it tells.
+        load: what it last said of its load.
+        detail: sentence about its state.
+        errors: last lines of its log at its last failure.
+    """
+
+    id: str
+    model: str
+    kind: str
+    state: EngineState = EngineState.WAITING
+    since: float = field(default_factory=time.monotonic)
+    host: str = ""
+    port: int = 0
+    fingerprint: str = ""
+    process: EngineProcess | None = None
+    busy: bool = False
+    stopping: bool = False
+    ending: bool = False
+    why: str = ""
+    ready: bool = False
+    answered: float | None = None
+    looked: float | None = None
+    progressed: float = 0.0
+    worked: float = 0.0
+    activity: Activity = field(default_factory=Activity)
+    canary: asyncio.Task[None] | None = None
+    exit: str | None = None
+    failures: int = 0
+    next_start: float | None = None
+    restarts: int = -1
+    served: tuple[str, ...] = ()
+    max_model_len: int | None = None
+    load: Load = field(default_factory=Load)
+    detail: str = ""
+    errors: tuple[str, ...] = ()
+
+    def enter(self, state: EngineState, detail: str | None = None) -> None:
+        """Change the state, now; `detail` replaces the sentence about it."""
+        self.state = state
+        self.since = time.monotonic()
+        if detail is not None:
+            self.detail = detail
+
+    def seen_well(self) -> None:
+        """Note that it answers, and that it gets something done or has nothing to do."""
+        self.looked = self.answered = self.progressed = time.monotonic()
+
+    def unwatched(self, seconds: float) -> None:
+        """Let a time in which nobody looked, because this process did not run, count for nothing."""
+        self.progressed += seconds
+        self.worked += seconds
+        if self.answered is not None:
+            self.answered += seconds
