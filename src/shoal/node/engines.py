@@ -33,6 +33,9 @@ _DRAINING_INTERVAL = 0.1
 # The most of an error line that travels in a heartbeat, and how many lines.
 _ERROR_LENGTH, _ERROR_LINES = 240, 3
 
+# An engine that was told to go before it had a process has only its state to show for it.
+_ENDING = (EngineState.DRAINING, EngineState.STOPPING)
+
 
 class Engines:
     """All engines of this node.
@@ -99,7 +102,8 @@ class Engines:
                 requests=self._watch.requests(e),
                 progressed=e.progressed,
                 worked=e.worked,
-                ending=e.ending,
+                ending=e.ending or e.stopping or e.state in _ENDING,
+                away=e.away,
                 exit=e.exit,
                 failures=e.failures,
                 next_start=e.next_start,
@@ -183,6 +187,7 @@ class Engines:
                 e.exit, e.next_start, e.failures = None, at, failures
                 e.enter(EngineState.WAITING, action.reason.partition(" ")[2].partition(" ")[2])
             case reconcile.Stop() if e:
+                e.away = True
                 self._stop(e)
             case reconcile.Kill(hung=hung) if e and e.process:
                 e.ending, e.why = True, action.reason.partition(": it ")[2]
@@ -192,7 +197,7 @@ class Engines:
             case reconcile.Forget() if e:
                 del self._engines[e.id]
             case reconcile.MarkReady() if e:
-                e.errors = ()
+                e.errors, e.away = (), False
                 e.enter(EngineState.READY, action.reason.partition(" is ")[2] or "answers again")
             case reconcile.MarkUnhealthy() if e:
                 e.enter(EngineState.UNHEALTHY, action.reason.partition(": ")[2])

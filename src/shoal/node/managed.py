@@ -29,6 +29,7 @@ class ManagedEngine:
         busy: it is being started, so nothing else may begin.
         stopping: it was asked to go: its end is nobody's failure.
         ending: it has failed and is being killed.
+        away: it was asked to go and has not been ready since.
         why: what it is killed for.
         ready: it answered /health and the canary since it was started.
         answered: when it last answered.
@@ -60,6 +61,7 @@ class ManagedEngine:
     busy: bool = False
     stopping: bool = False
     ending: bool = False
+    away: bool = False
     why: str = ""
     ready: bool = False
     answered: float | None = None

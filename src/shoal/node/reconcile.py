@@ -63,6 +63,7 @@ class Actual(msgspec.Struct, frozen=True, kw_only=True):
         progressed: when it was last seen to have got something done since the look before, or to have no request.
         worked: when its processes or GPUs were last seen to compute while it got nothing done.
         ending: its end is under way.
+        away: it was stopped to be replaced, and has not been ready since.
         exit: sentence of an exit that no rule has handled yet ("exited with code 1"), else None.
         failures: exits and failed starts since it was last forgiven.
         next_start: not started again before this; None when nothing holds it back.
@@ -80,6 +81,7 @@ class Actual(msgspec.Struct, frozen=True, kw_only=True):
     progressed: float = 0.0
     worked: float = 0.0
     ending: bool = False
+    away: bool = False
     exit: str | None = None
     failures: int = 0
     next_start: float | None = None
@@ -198,19 +200,20 @@ def _retry_after_exit(local: Local, timers: Timers) -> Action | None:
 
 
 def _stop_unwanted(wanted: Mapping[str, Wanted], local: Local) -> Action | None:
-    ending = (EngineState.DRAINING, EngineState.STOPPING)
     for engine in local.engines.values():
-        if engine.running and engine.id not in wanted and engine.state not in ending:
+        if engine.running and engine.id not in wanted and not engine.ending:
             return Stop(engine=engine.id, reason=f"engine {engine.id} stops: it is no longer wanted")
     return None
 
 
 def _replace_changed(wanted: Mapping[str, Wanted], local: Local) -> Action | None:
-    if any(_settling(e) for e in local.engines.values()):
-        return None  # one by one: never a second engine away while another is not back yet
+    # One by one: never a second engine away while another is not back yet. Should the changed configuration be one
+    # that does not start, the rest goes on serving with the former one.
+    if any(e.away or _settling(e) for e in local.engines.values()):
+        return None
     for engine in local.engines.values():
         want = wanted.get(engine.id)
-        if want and engine.running and engine.fingerprint != want.fingerprint:
+        if want and engine.running and not engine.ending and engine.fingerprint != want.fingerprint:
             return Stop(engine=engine.id, reason=f"engine {engine.id} is replaced: its configuration changed")
     return None
 

@@ -159,8 +159,8 @@ def test_healthy_minutes_forgive_failures():
 
 def test_an_engine_nobody_wants_is_stopped_then_forgotten():
     assert decide({}, local(engine()))[0] == "Stop"  # type: ignore[index]
-    assert decide({}, local(engine(EngineState.DRAINING))) is None
-    assert decide({}, local(engine(EngineState.STOPPING))) is None
+    assert decide({}, local(engine(EngineState.DRAINING, ending=True))) is None
+    assert decide({}, local(engine(EngineState.STOPPING, ending=True))) is None
     assert decide({}, local(engine(EngineState.STOPPED, running=False)))[0] == "Forget"  # type: ignore[index]
 
 
@@ -170,6 +170,10 @@ def test_a_changed_engine_is_replaced_but_only_one_at_a_time():
     assert decide(wanted, local(*old)) == ("Stop", "engine m-0 is replaced: its configuration changed")
     new = engine(EngineState.STARTING, since=NOW - 1, fingerprint="f2", ready=False, answered=None)
     assert decide(wanted, local(new, old[1])) is None
+    between = engine(EngineState.STOPPED, running=False, away=True)
+    assert decide(wanted, local(between, old[1])) == ("Start", "engine m-0 starts")
+    failing = engine(EngineState.WAITING, running=False, away=True, failures=3, next_start=NOW + 9)
+    assert decide(wanted, local(failing, old[1])) is None
 
 
 def test_a_leaving_node_starts_nothing():
