@@ -75,5 +75,6 @@ class Recovery(Section):
         gt=0,
         le=3600,
         description="Seconds in which an engine that has requests gets nothing done until it counts as hung: its "
-        "streams move to another engine and it is restarted. More than engines.probe_interval.",
+        "streams move to another engine and it is restarted. One that computes meanwhile has six times as long. More "
+        "than engines.probe_interval.",
     )

@@ -65,4 +65,7 @@ async def _stacks(program: str, pid: int, limit: float) -> str:
             process.kill()
         await process.wait()
         return f"py-spy was not done within {limit:g} s"
-    return output.decode(errors="replace").rstrip()
+    # The command line that py-spy shows may hold secrets; it stands in the log already, without them.
+    command_line = f"Process {pid}:"
+    lines = output.decode(errors="replace").rstrip().splitlines()
+    return "\n".join(line for line in lines if not line.startswith(command_line))

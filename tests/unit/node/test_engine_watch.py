@@ -121,7 +121,7 @@ def test_a_hung_engine_leaves_routing_at_once_and_its_log_says_what_it_was_at(
 ):
     spy = tmp_path / "bin" / "py-spy"
     spy.parent.mkdir()
-    spy.write_text('#!/bin/sh\necho "stacks by $*"\n')
+    spy.write_text('#!/bin/sh\necho "Process $4: serve --api-key secret"\necho "stacks by $*"\n')
     spy.chmod(0o755)
 
     async def test(node: Node) -> None:
@@ -135,6 +135,7 @@ def test_a_hung_engine_leaves_routing_at_once_and_its_log_says_what_it_was_at(
         await node.until(lambda: node.engine.exit)
         assert node.engine.exit == "had 1 request and got nothing done for 10 s"
         log = (tmp_path / "logs" / "m-0.log").read_text()
+        assert "secret" not in log
         assert f"(pid {pid}), in state T of proc(5):\nstacks by dump --nonblocking --pid {pid}" in log
 
     run(test, node)
