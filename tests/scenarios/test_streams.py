@@ -3,6 +3,7 @@
 import json
 import signal
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,15 +14,25 @@ from support.cluster import Cluster
 from support.wait import wait_until
 
 ARGS = {"decode-ms": 15}
+BUSY = 1.0  # seconds more on a machine that has other things to do
 
 
 class Reader(threading.Thread):
-    """Reads one stream; `text`, `engine` and `problem` are there afterwards, `events` counts meanwhile."""
+    """Reads one stream.
+
+    Attributes:
+        events: so far.
+        gap: longest time between two of them, seconds.
+        engine: the one that began it.
+        lines: all that came.
+        problem: what went wrong with the connection, "" if nothing did.
+    """
 
     def __init__(self, url: str, number: int) -> None:
         super().__init__()
         self.url, self.number = url, number
         self.events = 0
+        self.gap = 0.0
         self.engine = self.problem = ""
         self.lines: list[str] = []
 
@@ -36,9 +47,13 @@ class Reader(threading.Thread):
         try:
             with httpx.stream("POST", self.url, json=body, timeout=40, trust_env=False) as reply:
                 self.engine = reply.headers.get("x-shoal-engine", "")
+                last = time.monotonic()
                 for line in reply.iter_lines():
                     self.lines.append(line)
-                    self.events += line.startswith("data: ")
+                    if line.startswith("data: "):
+                        now = time.monotonic()
+                        self.gap, last = max(self.gap, now - last), now
+                        self.events += 1
         except httpx.HTTPError as error:
             self.problem = repr(error)
 
@@ -81,9 +96,18 @@ def test_streams_go_on_when(make_cluster: Callable[..., Cluster], fault: Callabl
     assert_nobody_notices(make_cluster, fault)
 
 
+def test_streams_move_away_from_an_engine_that_hangs(make_cluster: Callable[..., Cluster]):
+    """No connection breaks, no probe is refused: it just stops. Its streams are elsewhere within a second more."""
+    recovery = {"restart_delay": 0.2, "drain_timeout": 5, "stall_timeout": 3}
+    cluster, readers = assert_nobody_notices(make_cluster, stop_engine, recovery=recovery)
+    assert 1.5 < max(r.gap for r in readers) <= 4.0 + BUSY
+    cluster.wait_ready(deadline=30)
+    assert any("(recovery.stall_timeout)" in e for e in cluster.events(0))
+
+
 def assert_nobody_notices(
     make_cluster: Callable[..., Cluster], fault: Callable[[Cluster], None], **config: Any
-) -> Cluster:
+) -> tuple[Cluster, list[Reader]]:
     """Break the first node's engine under streams through the other nodes, and compare with undisturbed answers."""
     model = {"path": "sim-model", "engine": "sim", "args": ARGS}
     cluster = make_cluster(nodes=3, model=model, **config).start()
@@ -113,4 +137,4 @@ def assert_nobody_notices(
         if line.startswith("shoal_gateway_resumes_total")
     )
     assert resumes == len(moved)
-    return cluster
+    return cluster, readers

@@ -52,6 +52,14 @@ async def fault(sim: Sim, **what: Any) -> None:
     await asyncio.to_thread(sim.fault, **what)
 
 
+async def start_over(stage, sims: list[Sim]) -> None:
+    """Forget all faults; the next request goes to the first engine."""
+    for sim in sims:
+        await fault(sim, kind="clear")
+    stage.gateway.faults.avoided.clear()
+    stage.gateway.routes[MODEL].policy._turn = 0
+
+
 async def open_gateway(
     stage, sims: list[Sim], *, token_ids: bool = True, max_model_len: int | None = 4096, **settings
 ):
@@ -163,9 +171,7 @@ async def test_a_stream_cut_anywhere_comes_out_as_if_nothing_had_happened(stage,
     await open_gateway(stage, sims[:2])
     for cut in range(LIMIT):
         how = ("reset", "eof")[cut % 2]
-        for sim in sims[:2]:
-            await fault(sim, kind="clear")
-        stage.gateway.routes[MODEL].policy._turn = 0
+        await start_over(stage, sims)
         await fault(sims[0], kind="cut", after_tokens=cut, how=how)
         reply = await stage.request(request(stage, path, body))
         story = Story(reply.body)
@@ -191,9 +197,7 @@ async def test_stop_strings_end_the_answer_across_the_seam(stage, sims, stop, in
     assert wanted.ends == [("stop", middle)]
     await open_gateway(stage, sims[:2])
     for cut in range(1, len(wanted.choices) + 4):
-        for sim in sims[:2]:
-            await fault(sim, kind="clear")
-        stage.gateway.routes[MODEL].policy._turn = 0
+        await start_over(stage, sims)
         await fault(sims[0], kind="cut", after_tokens=cut)
         reply = await stage.request(request(stage, CHAT, body))
         assert_same(Story(reply.body), wanted)
@@ -229,9 +233,7 @@ async def test_without_token_ids_the_text_goes_on(stage, sims, path):
     wanted = await asyncio.to_thread(undisturbed, sims[1], path, body)
     await open_gateway(stage, sims[:2], token_ids=False)
     for cut in (0, 1, 7, 20, 47):
-        for sim in sims[:2]:
-            await fault(sim, kind="clear")
-        stage.gateway.routes[MODEL].policy._turn = 0
+        await start_over(stage, sims)
         await fault(sims[0], kind="cut", after_tokens=cut)
         story = Story((await stage.request(request(stage, path, body))).body)
         assert_same(story, wanted)
