@@ -13,12 +13,17 @@ NODES  ?=
 QUICK  ?=
 TARGETS ?=
 DOCS   ?=
+# make chaos QUICK=1 takes about 7 minutes; FAULTS='engine,node p' tries those alone; PEERS=1 the faults of engines for
+# other routers too; SECONDS=600 is how long make soak lasts.
+FAULTS ?=
+PEERS  ?=
+SECONDS ?= 600
 
 SETUP = $(PYTHON) scripts/setup_env.py --venv $(VENV) --extras
 RUN   = $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup test test-quick bench-gateway lint format clean
+.PHONY: help demo setup test test-quick bench-gateway chaos soak lint format clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +49,15 @@ bench-gateway: ## the gateway's cost next to nginx, haproxy and other routers (Q
 	@$(SETUP) ''
 	@PYTHONPATH=scripts $(RUN) -m benchmarks.gateway $(if $(filter-out 0,$(QUICK)),--quick) \
 		$(if $(TARGETS),--targets '$(TARGETS)') $(if $(filter-out 0,$(DOCS)),--docs)
+
+chaos: ## break clusters under load and count what clients notice (QUICK=1: 3 trials of each fault, DOCS=1)
+	@$(SETUP) ''
+	@PYTHONPATH=scripts $(RUN) -m benchmarks.chaos $(if $(filter-out 0,$(QUICK)),--quick) \
+		$(if $(FAULTS),--faults '$(FAULTS)') $(if $(filter-out 0,$(PEERS)),--peers) $(if $(filter-out 0,$(DOCS)),--docs)
+
+soak: ## random faults at 50 streams for SECONDS=600: wrong bytes, memory
+	@$(SETUP) ''
+	@PYTHONPATH=scripts $(RUN) -m benchmarks.chaos --soak $(SECONDS) $(if $(filter-out 0,$(DOCS)),--docs)
 
 lint: ## style and types, in an environment that `make setup` or a test made
 	@$(RUN) -m ruff check

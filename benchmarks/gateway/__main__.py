@@ -16,6 +16,7 @@ from rich.markup import escape
 
 from benchmarks.gateway import report
 from benchmarks.gateway.chart import svg
+from benchmarks.gateway.document import NoPlaceError, replace_results
 from benchmarks.gateway.measure import FULL, QUICK
 from benchmarks.gateway.peers import TARGETS, Kind, Target
 from benchmarks.gateway.results import Row, judge, row_from_json
@@ -26,7 +27,6 @@ ROOT = Path(__file__).resolve().parents[2]
 OUTPUT = ROOT / "build" / "bench-gateway"
 DOCUMENT = ROOT / "docs" / "performance.md"
 PICTURE = ROOT / "docs" / "images" / "bench-gateway.svg"
-_BEGIN, _END = "<!-- results: begin -->\n", "<!-- results: end -->\n"
 _WIDTH = 132  # columns of the tables where there is no terminal to ask
 
 
@@ -48,24 +48,11 @@ def chosen(names: str | None, quick: bool) -> list[Target]:
     return [target for target in TARGETS if any(target.name.startswith(name) for name in wanted)]
 
 
-def replace_results(text: str, results: str) -> str:
-    """Return a document with `results` between its marks.
-
-    Raises:
-        BenchError: it has no marks.
-    """
-    head, begin, rest = text.partition(_BEGIN)
-    _, end, tail = rest.partition(_END)
-    if not begin or not end:
-        raise BenchError(f"{DOCUMENT} has no lines {_BEGIN.strip()} and {_END.strip()}.")
-    return f"{head}{begin}{results}{end}{tail}"
-
-
 def write(rows: Sequence[Row], document: dict[str, Any], docs: bool, console: Console) -> None:
     """Print the results and write them: JSON and picture always, into the documentation if asked to.
 
     Raises:
-        BenchError: the documentation has no place for them.
+        NoPlaceError: the documentation has no place for them.
     """
     verdicts = judge(rows, document["machine"]["cores"])
     report.show(console, rows, verdicts, document)
@@ -115,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
             console.print(f"Measured in {duration(time.monotonic() - begun)}.")
         write(rows, document, options.docs, console)
-    except BenchError as error:
+    except (BenchError, NoPlaceError) as error:
         console.print(f"[red]The benchmark stopped:[/red] {escape(str(error))}")
         return 1
     except KeyboardInterrupt:

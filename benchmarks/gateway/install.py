@@ -138,13 +138,15 @@ def pypi(requirement: str, command: str) -> Installer:
     return install
 
 
-def compiled(name: str, cache: Path, log: TextIO) -> Path:
-    """Return the program compiled from ``NAME.c`` of this folder.
+def compiled(
+    name: str, cache: Path, log: TextIO, *, folder: Path = SOURCES, flags: Sequence[str] = ()
+) -> Path:
+    """Return the program, or whatever `flags` make of it, compiled from ``NAME.c`` of a folder, by default this one.
 
     Raises:
         UnavailableError: there is no C compiler, or it failed.
     """
-    source = SOURCES / f"{name}.c"
+    source = folder / f"{name}.c"
     program = cache / "bin" / f"{name}-{hashlib.sha256(source.read_bytes()).hexdigest()[:12]}"
     if program.exists():
         return program
@@ -154,7 +156,7 @@ def compiled(name: str, cache: Path, log: TextIO) -> Path:
         compiler = Path("gcc")
     program.parent.mkdir(parents=True, exist_ok=True)
     part = program.with_suffix(".part")
-    done = run_logged([str(compiler), "-O2", "-Wall", "-o", str(part), str(source)], log)
+    done = run_logged([str(compiler), "-O2", "-Wall", *flags, "-o", str(part), str(source)], log)
     if done.returncode != 0:
         raise UnavailableError(f"{source.name} does not compile: {done.stdout.strip()[:500]}")
     part.rename(program)
