@@ -66,6 +66,7 @@ def describe(plan: Plan) -> dict[str, Any]:
         "clients": plan.clients,
         "nodes": NODES,
         "network": network.kind + (f" ({reason})" if reason else ""),
+        "load_average": os.getloadavg()[0],
     }
 
 
@@ -74,7 +75,7 @@ async def run(
 ) -> tuple[list[Row], dict[str, Any]]:
     """Try `faults`, on the peers too if asked to; return the rows and the document about them."""
     document = describe(plan)
-    begun, cpu, others = time.monotonic(), time.process_time(), machine.others_seconds()
+    begun, cpu = time.monotonic(), time.process_time()
     cache = cache_folder()
     rows: list[Row] = []
     with Progress(console) as status:
@@ -82,9 +83,7 @@ async def run(
             rows += [await run_fault(fault, plan, cache, status.say)]
         if with_peers:
             rows += await peers.run(plan.trials, plan.clients, cache, status.say)
-    wall = time.monotonic() - begun
-    document["load_cores"] = (time.process_time() - cpu) / wall
-    document["others_busy_cores"] = round(max(0.0, machine.others_seconds() - others) / wall, 3)
+    document["load_cores"] = (time.process_time() - cpu) / (time.monotonic() - begun)
     return rows, document
 
 

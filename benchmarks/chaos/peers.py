@@ -40,6 +40,7 @@ from shoal.sim.faults import CORE_EXITS_AFTER
 _UP = 30.0  # seconds an engine may take to start
 _AFTER = 3.0  # seconds after the engine's return in which errors still count to the trial
 _HOUR = 3600
+_LONGEST_ANSWER = 10.0  # seconds; 300 tokens take 6 on a busy machine
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,10 @@ class Peer:
 
 
 def haproxy(site: Site) -> Command:
-    """Health checks twice a second, retries of everything it can retry, silent servers given up like a stall."""
+    """Health checks twice a second, retries of everything it can retry.
+
+    It has one time for silence, before an answer and inside it: longer than the longest answer that is not streamed.
+    """
     servers = "\n".join(f"  server e{i} 127.0.0.1:{port}" for i, port in enumerate(site.engines))
     file = site.directory / "haproxy.cfg"
     file.write_text(f"""\
@@ -74,7 +78,7 @@ defaults
   mode http
   timeout connect 1s
   timeout client {_HOUR}s
-  timeout server {STALL_TIMEOUT:.0f}s
+  timeout server {_LONGEST_ANSWER:.0f}s
   retries 3
   option redispatch 1
   retry-on conn-failure empty-response response-timeout 500 502 503
@@ -123,7 +127,7 @@ def litellm(site: Site) -> Command:
     ]
     settings = {
         "model_list": deployments,
-        "litellm_settings": {"telemetry": False, "request_timeout": 20},
+        "litellm_settings": {"telemetry": False, "request_timeout": 2 * _LONGEST_ANSWER},
         "router_settings": {
             "routing_strategy": "simple-shuffle",
             "num_retries": 3,
@@ -254,7 +258,7 @@ class _Plan:
 
 
 async def _run_fault(peer: Peer, program: Installed, plan: _Plan, say: Callable[[str], None]) -> Row:
-    row = Row(f"{peer.name} {program.version}", plan.fault, detects=False)
+    row = Row(f"{peer.name} {program.version}", plan.fault)
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="shoal-chaos-")))
         engines = Engines(directory, stack)

@@ -11,7 +11,6 @@ from rich.table import Table
 
 from benchmarks.chaos.faults.base import Fault
 from benchmarks.chaos.results import Row, percentile
-from benchmarks.gateway.report import disturbance
 
 COLUMNS = (
     "fault",
@@ -25,6 +24,8 @@ COLUMNS = (
     "last error after, s",
     "longest pause, s",
 )
+
+_DISTURBED = 0.5  # load average before a run, above which others are at work
 
 
 def seconds(value: float | None) -> str:
@@ -87,6 +88,11 @@ def conditions(document: Mapping[str, Any]) -> str:
     )
 
 
+def _warning(document: Mapping[str, Any]) -> str:
+    load = document["load_average"]
+    return f"The machine was busy before this began (load average {load:.1f}): times may be too long."
+
+
 def show(console: Console, rows: Sequence[Row], document: Mapping[str, Any]) -> None:
     """Print everything."""
     console.print()
@@ -105,8 +111,8 @@ def show(console: Console, rows: Sequence[Row], document: Mapping[str, Any]) -> 
         for remark in remarks(row):
             console.print(f"[yellow]note[/yellow]  {escape(remark)}")
     console.print(f"\n{escape(conditions(document))}.")
-    if (warning := disturbance(document["others_busy_cores"])) is not None:
-        console.print(f"[yellow]{warning}[/yellow]")
+    if document["load_average"] > _DISTURBED:
+        console.print(f"[yellow]{_warning(document)}[/yellow]")
 
 
 def markdown(rows: Sequence[Row], document: Mapping[str, Any]) -> str:
@@ -121,8 +127,8 @@ def markdown(rows: Sequence[Row], document: Mapping[str, Any]) -> str:
     said = [f"- {_plain(remark)}" for row in rows for remark in remarks(row)]
     if said:
         lines += ["Remarks of this run:", "", *said, ""]
-    if (warning := disturbance(document["others_busy_cores"])) is not None:
-        lines += [warning, ""]
+    if document["load_average"] > _DISTURBED:
+        lines += [_warning(document), ""]
     return "\n".join(lines)
 
 

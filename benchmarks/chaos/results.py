@@ -28,7 +28,7 @@ class Request:
 
     Attributes:
         number: of the question.
-        entry: index of the node it entered through.
+        entry: which of the load's ways in it took.
         began: when it was sent.
         streamed: whether the answer is a stream.
         port: the client's TCP port.
@@ -83,13 +83,11 @@ class Row:
         system: ``shoal``, or a peer with its version.
         fault: its name.
         skipped: why it was not tried; "" if it was.
-        detects: whether there is anything to detect.
     """
 
     system: str
     fault: str
     skipped: str = ""
-    detects: bool = True
     trials: list[Trial] = field(default_factory=list)
     requests: int = 0
     failed: int = 0

@@ -22,6 +22,7 @@ _DETECT = 30.0  # seconds to notice, where nobody repairs it before
 _RECOVER = 60.0  # seconds to full strength
 _CALM = 3.0  # seconds at full strength before the next trial: failures are forgotten (recovery.healthy_after)
 _EVERY = 0.02  # seconds between two looks for the detection
+_SELDOM = 0.25  # the same where nothing has to be noticed
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ async def running(fault: type[Fault] | None, kind: str, cache: Path) -> AsyncIte
 
 async def run_fault(fault: type[Fault], plan: Plan, cache: Path, say: Say) -> Row:
     """Try one fault as often as `plan` says and return what was seen."""
-    row = Row("shoal", fault.name, detects=fault.detection is not Detection.NOTHING)
+    row = Row("shoal", fault.name)
     try:
         async with running(fault, plan.network, cache) as cluster:
             ways = [cluster.addresses[i] for i in fault.entries]
@@ -109,7 +110,8 @@ async def _trial(fault: Fault, load: Load) -> Trial:
     try:
         patience = fault.hold or _DETECT
         if fault.detection is not Detection.STREAMS:
-            trial.detection = await wait_for(fault.detected, patience, _EVERY, since=struck)
+            every = _EVERY if fault.detection is Detection.STATUS else _SELDOM
+            trial.detection = await wait_for(fault.detected, patience, every, since=struck)
         if fault.hold is not None:
             await asyncio.sleep(max(0.0, struck + fault.hold - now()))
             origin = now()

@@ -10,7 +10,6 @@ from benchmarks.chaos.faults.base import why_not
 from benchmarks.chaos.faults.links import Partition
 from benchmarks.chaos.faults.nodes import clients_of
 from benchmarks.chaos.network import Loopback
-from benchmarks.chaos.soak import Memory
 
 
 def test_faults_are_named_by_their_beginnings() -> None:
@@ -65,9 +64,3 @@ def test_the_clients_of_a_process_are_told_by_their_ports() -> None:
             with accepted:
                 assert clients_of(os.getpid(), port) == {client.getsockname()[1]}
                 assert clients_of(os.getpid(), 1) == set()
-
-
-def test_memory_is_flat_when_one_process_did_not_grow() -> None:
-    assert Memory("worker", [1, 1, 1], [30.0, 31.0, 30.5]).flat
-    assert not Memory("worker", [1, 1, 1], [30.0, 40.0, 50.0]).flat
-    assert Memory("engine", [1, 2, 3], [30.0, 40.0, 50.0]).flat  # another process: nothing to compare

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import httpx
 import pytest
@@ -38,7 +39,7 @@ def test_a_stop_string_does_end_the_answer_and_is_no_part_of_it() -> None:
 
 
 @pytest.fixture
-def engine() -> str:
+def engine() -> Iterator[str]:
     (port,) = free_ports(1)
     command = [
         sys.executable,

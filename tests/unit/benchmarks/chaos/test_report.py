@@ -11,7 +11,7 @@ DOCUMENT: dict[str, Any] = {
     "nodes": 3,
     "network": "network namespaces",
     "load_cores": 0.2,
-    "others_busy_cores": 0.0,
+    "load_average": 0.1,
     "machine": {"cpu": "C", "cores": 2, "memory_gb": 8, "system": "S", "kernel": "6", "python": "3.11"},
 }
 KILLED = Row(
@@ -42,8 +42,12 @@ def test_what_was_not_tried_is_said_with_the_reason() -> None:
 def test_each_system_has_a_table_of_its_own() -> None:
     text = markdown([KILLED, Row("haproxy 2.6", "engine killed", trials=[Trial()])], DOCUMENT)
     assert "| haproxy 2.6: fault |" in text
-    assert "0 + 0" not in text
     assert "connection \\| closed" in text
+
+
+def test_a_machine_that_was_busy_before_is_told() -> None:
+    assert "busy" not in markdown([KILLED], DOCUMENT)
+    assert "load average 2.0" in markdown([KILLED], DOCUMENT | {"load_average": 2.0})
 
 
 def test_clients_that_went_down_with_their_worker_are_told_apart() -> None:
