@@ -128,12 +128,29 @@ class Cluster:
         Raises:
             ChaosError: the engine did not take it.
         """
-        engine = record_of(self, index)
         try:
-            url = f"http://{engine.host}:{engine.port}/sim/fault"
+            url = await self._engine_url(index, "/sim/fault")
             (await self._http.post(url, json=fault)).raise_for_status()
         except httpx.HTTPError as error:
             raise ChaosError(f"the engine of node {index} takes no orders: {error!r}") from error
+
+    async def engine_requests(self, index: int) -> int:
+        """Return how many requests for text the simulated engine of a node has got since it started.
+
+        Raises:
+            ChaosError: the engine does not say.
+        """
+        try:
+            state = (await self._http.get(await self._engine_url(index, "/sim/state"))).json()
+        except (httpx.HTTPError, json.JSONDecodeError) as error:
+            raise ChaosError(f"the engine of node {index} does not answer: {error!r}") from error
+        return int(state["requests"])
+
+    async def _engine_url(self, index: int, path: str) -> str:
+        for observer in range(len(self.addresses)):
+            for engine in (await self.member(observer, index)).get("engines", []):
+                return f"http://{engine['host']}:{engine['port']}{path}"
+        raise ChaosError(f"nobody knows an engine of node {index}")
 
     async def close(self) -> None:
         """End everything that was started."""
@@ -176,10 +193,19 @@ class Cluster:
         Raises:
             ChaosError: there is none.
         """
-        leader = record_of(self, index).leader
-        if leader is None or not psutil.pid_exists(leader.pid):
-            raise ChaosError(f"node {index} has no engine")
-        return psutil.Process(leader.pid)
+        known = self.record(index)
+        if known is not None and known.leader is not None and psutil.pid_exists(known.leader.pid):
+            return psutil.Process(known.leader.pid)
+        if index in self._processes:  # what the node could not note is at least its child
+            for child in self.node_process(index).children():
+                if "shoal.sim" in child.cmdline():
+                    return child
+        raise ChaosError(f"node {index} has no engine")
+
+    def record(self, index: int) -> record.Record | None:
+        """Return what a node has noted about its engine, None if it has not."""
+        records, _ = record.read_all(self.node_state_dir(index))
+        return records[0] if records else None
 
     async def status(self, index: int) -> Json:
         """Return the status document of a node, {} while it does not answer."""
@@ -226,18 +252,6 @@ def full_strength(status: Json, nodes: int) -> bool:
         and all(w["pid"] and w["listening"] for w in status["workers"])
         and not status["isolated"]
     )
-
-
-def record_of(cluster: Cluster, index: int) -> record.Record:
-    """Return what a node has noted about its engine.
-
-    Raises:
-        ChaosError: nothing.
-    """
-    records, _ = record.read_all(cluster.node_state_dir(index))
-    if not records:
-        raise ChaosError(f"node {index} has no engine")
-    return records[0]
 
 
 async def wait_for(

@@ -35,8 +35,15 @@ class _EngineFault(Fault):
 
     def problems(self) -> list[str]:
         """Return which helper processes were left behind."""
-        left = [p.pid for p in self.family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
-        return [f"{len(left)} processes of the engine were left behind"] if left else []
+        left = sum(map(_alive, self.family))
+        return [f"{left} processes of the engine were left behind"] if left else []
+
+
+def _alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 class EngineKilled(_EngineFault):

@@ -97,6 +97,14 @@ class DiskFullEngineKilled(DiskFull):
         found = await self.cluster.instance(self.observer, self.victim)
         return bool(found) and found != self.instance and await self.cluster.full()
 
+    def problems(self) -> list[str]:
+        """Return whether the new engine is one that the next node process would not know."""
+        known = self.cluster.record(self.victim)
+        engine = self.cluster.engine(self.victim)
+        if known is not None and known.leader is not None and known.leader.pid == engine.pid:
+            return []
+        return ["the engine started while the disk was full is not on record: it would not be adopted"]
+
 
 class ClockJump(Fault):
     """The wall clock of one machine jumps by an hour: forward in one trial, back in the next."""

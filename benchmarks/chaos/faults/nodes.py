@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import psutil
 
+from benchmarks.chaos.cluster import ChaosError
 from benchmarks.chaos.faults.base import OTHERS, Fault
 from benchmarks.chaos.network import Namespaces
 
@@ -19,9 +20,9 @@ class NodeKilled(Fault):
     name: ClassVar[str] = "node process killed"
     meaning: ClassVar[str] = (
         "`kill -9` of a node process; load enters through the other nodes. Noticed: another node "
-        "calls it dead; its engine serves on. After 4 s it is started again, as systemd would. "
-        "Recovery is counted from there: every node sees all alive and ready, and the engine is the "
-        "same process as before (else a remark says so)."
+        "calls it dead. After 4 s it is started again, as systemd would. Recovery is counted from "
+        "there: every node sees all alive and ready. A remark says so if the engine got no requests "
+        "meanwhile, or is not the same process as before."
     )
     entries: ClassVar[tuple[int, ...]] = OTHERS
     hold: ClassVar[float | None] = 4.0
@@ -29,24 +30,35 @@ class NodeKilled(Fault):
     async def begin(self) -> None:
         """Note the engine."""
         self.engine = self.cluster.engine(self.victim)
+        self.requests_when_dead: int | None = None
+        self.requests_at_repair = 0
 
     async def strike(self) -> None:
         """Kill it."""
         self.cluster.kill_node(self.victim)
 
     async def detected(self) -> bool:
-        """Return whether another node calls it dead."""
-        return (await self.cluster.member(self.observer, self.victim)).get("state") == "dead"
+        """Return whether another node calls it dead; what its engine gets from then on comes through the others."""
+        dead = (await self.cluster.member(self.observer, self.victim)).get("state") == "dead"
+        if dead:
+            self.requests_when_dead = await self.cluster.engine_requests(self.victim)
+        return dead
 
     async def repair(self) -> None:
         """Start it again."""
         if self.victim not in self.cluster.running():
+            with contextlib.suppress(ChaosError):
+                self.requests_at_repair = await self.cluster.engine_requests(self.victim)
             self.cluster.start_node(self.victim)
 
     def problems(self) -> list[str]:
-        """Return whether the engine had to be started anew."""
-        adopted = self.engine.is_running() and self.cluster.engine(self.victim).pid == self.engine.pid
-        return [] if adopted else ["the engine was not adopted but started anew"]
+        """Return whether the engine got nothing to do meanwhile, or had to be started anew."""
+        found = []
+        if self.requests_when_dead is not None and self.requests_at_repair <= self.requests_when_dead:
+            found.append("the engine got no requests while its node process was dead")
+        if not self.engine.is_running() or self.cluster.engine(self.victim).pid != self.engine.pid:
+            found.append("the engine was not adopted but started anew")
+        return found
 
 
 class PowerOff(Fault):
