@@ -13,8 +13,8 @@ NODES  ?=
 QUICK  ?=
 TARGETS ?=
 DOCS   ?=
-# make chaos QUICK=1 takes about 7 minutes; FAULTS='engine,node p' tries those alone; PEERS=1 the faults of engines for
-# other routers too; SECONDS=600 is how long make soak lasts.
+# make chaos QUICK=1 takes about 10 minutes; FAULTS='engine,node p' tries those alone; PEERS=1 other routers too, PEERS=0
+# not (by default in a full run only); SECONDS=600 is how long make soak lasts.
 FAULTS ?=
 PEERS  ?=
 SECONDS ?= 600
@@ -53,7 +53,7 @@ bench-gateway: ## the gateway's cost next to nginx, haproxy and other routers (Q
 chaos: ## break clusters under load and count what clients notice (QUICK=1: 3 trials of each fault, DOCS=1)
 	@$(SETUP) ''
 	@PYTHONPATH=scripts $(RUN) -m benchmarks.chaos $(if $(filter-out 0,$(QUICK)),--quick) \
-		$(if $(FAULTS),--faults '$(FAULTS)') $(if $(filter-out 0,$(PEERS)),--peers) $(if $(filter-out 0,$(DOCS)),--docs)
+		$(if $(FAULTS),--faults '$(FAULTS)') $(if $(PEERS),$(if $(filter 0,$(PEERS)),--no-peers,--peers)) $(if $(filter-out 0,$(DOCS)),--docs)
 
 soak: ## random faults at 50 streams for SECONDS=600: wrong bytes, memory
 	@$(SETUP) ''

@@ -82,7 +82,7 @@ async def run(
         for fault in faults:
             rows += [await run_fault(fault, plan, cache, status.say)]
         if with_peers:
-            rows += await peers.run(plan.trials, plan.clients, cache, status.say)
+            rows += await peers.run([fault.name for fault in faults], plan, cache, status.say)
     document["load_cores"] = (time.process_time() - cpu) / (time.monotonic() - begun)
     return rows, document
 
@@ -154,7 +154,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="3 trials of each fault and less load")
     parser.add_argument("--trials", type=int, help="of each fault; default 20")
     parser.add_argument("--faults", help="only these, by the beginnings of their names: 'engine,node p'")
-    parser.add_argument("--peers", action="store_true", help="the faults of engines for other routers too")
+    parser.add_argument(
+        "--peers",
+        action=argparse.BooleanOptionalAction,
+        help="the faults of engines for other routers too; by default in a full run",
+    )
     parser.add_argument("--network", choices=("auto", "namespaces", "loopback"), default="auto")
     parser.add_argument(
         "--soak", type=float, metavar="SECONDS", help="random faults for so long, nothing else"
@@ -176,7 +180,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with alone(cache_folder()):
             if options.soak is not None:
                 return 0 if interruptible(run_soak(options.soak, plan, options.docs, console)) else 1
-            rows, document = interruptible(run(chosen(options.faults), plan, options.peers, console))
+            with_peers = options.peers
+            if with_peers is None:
+                with_peers = not options.quick and options.faults is None
+            rows, document = interruptible(run(chosen(options.faults), plan, with_peers, console))
         console.print(f"Took {duration(time.monotonic() - begun)}.")
         write(rows, document, options.docs, console)
     except (ChaosError, NoPlaceError, UnavailableError) as error:

@@ -7,13 +7,14 @@ they have against failures (retries, health checks, circuit breakers) is on, wit
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import os
 import re
 import signal
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from benchmarks.chaos.load import Load
 from benchmarks.chaos.marked import MARK, end
 from benchmarks.chaos.questions import MODEL
 from benchmarks.chaos.results import Row, Trial, last_error, longest_pause
+from benchmarks.chaos.trials import Plan
 from benchmarks.gateway.install import Installed, Installer, UnavailableError, debian, pypi
 from benchmarks.gateway.load import API_KEY
 from benchmarks.gateway.peers import Site
@@ -233,10 +235,11 @@ async def _strike(fault: str, engines: Engines, index: int) -> float:
 FAULTS = (EngineKilled.name, EngineHung.name, EngineCoreDead.name)
 
 
-async def run(trials: int, clients: int, cache: Path, say: Callable[[str], None]) -> list[Row]:
-    """Try the faults of engines on every peer; a peer that cannot be had is told in its row."""
+async def run(faults: Sequence[str], plan: Plan, cache: Path, say: Callable[[str], None]) -> list[Row]:
+    """Try those of `faults` that are of engines on every peer; a peer that cannot be had is told in its row."""
     rows: list[Row] = []
-    for peer in PEERS:
+    wanted = [fault for fault in FAULTS if fault in faults]
+    for peer in PEERS if wanted else ():
         try:
             say(f"{peer.name}: installing")
             with (cache / "install.log").open("a") as log:
@@ -244,21 +247,17 @@ async def run(trials: int, clients: int, cache: Path, say: Callable[[str], None]
         except UnavailableError as error:
             rows.append(Row(peer.name, "faults of engines", skipped=str(error)))
             continue
-        for fault in FAULTS:
-            plan = _Plan(fault, trials, min(clients, peer.clients))
-            rows += [await _run_fault(peer, program, plan, say)]
+        mine = dataclasses.replace(plan, clients=min(plan.clients, peer.clients))
+        for fault in wanted:
+            row = Row(f"{peer.name} {program.version}", fault)
+            await _run_fault(row, peer, program, mine, say)
+            rows.append(row)
     return rows
 
 
-@dataclass(frozen=True)
-class _Plan:
-    fault: str
-    trials: int
-    clients: int
-
-
-async def _run_fault(peer: Peer, program: Installed, plan: _Plan, say: Callable[[str], None]) -> Row:
-    row = Row(f"{peer.name} {program.version}", plan.fault)
+async def _run_fault(
+    row: Row, peer: Peer, program: Installed, plan: Plan, say: Callable[[str], None]
+) -> None:
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="shoal-chaos-")))
         engines = Engines(directory, stack)
@@ -284,7 +283,6 @@ async def _run_fault(peer: Peer, program: Installed, plan: _Plan, say: Callable[
             await _trials(row, engines, load, plan.trials, say)
         except ChaosError as error:
             row.problem(str(error))
-    return row
 
 
 async def _trials(row: Row, engines: Engines, load: Load, trials: int, say: Callable[[str], None]) -> None:

@@ -124,12 +124,13 @@ async def _strike(fault: Fault, row: Row) -> bool:
             await fault.repair()
         if await wait_for(fault.recovered, _RECOVER) is None:
             row.problem(f"{fault.name}: not at full strength within {_RECOVER:.0f} s by itself")
+        else:
+            for problem in fault.problems():
+                row.problem(f"{fault.name}: {problem}")
     except ChaosError as error:
         row.problem(f"{fault.name}: {error}")
     finally:
         await fault.repair()
-    for problem in fault.problems():
-        row.problem(f"{fault.name}: {problem}")
     if await wait_for(fault.cluster.full, _RECOVER) is None:
         row.problem("full strength was not reached again, not even with a hand: stopped")
         return False
