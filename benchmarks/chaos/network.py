@@ -25,7 +25,7 @@ class Network(Protocol):
     """The machines of a cluster.
 
     Attributes:
-        kind: what it is, for people.
+        kind: where that is, for people.
         addresses: host and port of each node.
     """
 
@@ -44,7 +44,7 @@ class Network(Protocol):
 class Loopback:
     """All nodes on 127.0.0.1, on ports of their own. There are no links to cut."""
 
-    kind: str = "loopback"
+    kind: str = "on loopback"
 
     def __init__(self, nodes: int) -> None:
         self.addresses: Sequence[tuple[str, int]] = [("127.0.0.1", port) for port in free_ports(nodes)]
@@ -67,7 +67,7 @@ class Namespaces:
         UnavailableError: this machine does not allow it.
     """
 
-    kind: str = "network namespaces"
+    kind: str = "in network namespaces"
 
     def __init__(self, nodes: int) -> None:
         if os.geteuid() != 0 or shutil.which("ip") is None or shutil.which("nsenter") is None:

@@ -81,7 +81,7 @@ def conditions(document: Mapping[str, Any]) -> str:
     """Say what was measured on, and how."""
     machine = document["machine"]
     return (
-        f"Shoal {document['shoal']}, {document['clients']} concurrent requests, {document['nodes']} nodes in "
+        f"Shoal {document['shoal']}, {document['clients']} concurrent requests, {document['nodes']} nodes "
         f"{document['network']}; {machine['cpu']}, {machine['cores']} cores, {machine['memory_gb']} GB, "
         f"{machine['system']}, Linux {machine['kernel']}, Python {machine['python']}; the load generator used "
         f"{document['load_cores']:.2f} cores"

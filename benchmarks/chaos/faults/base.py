@@ -10,7 +10,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, ClassVar
 
-from benchmarks.chaos.cluster import Cluster
+from benchmarks.chaos.cluster import Cluster, full_strength
 from benchmarks.chaos.network import Namespaces, Network
 from benchmarks.chaos.results import Request
 
@@ -90,8 +90,12 @@ class Fault(ABC):
         """Let it happen, now."""
 
     async def detected(self) -> bool:
-        """Return whether it was noticed, for `Detection.STATUS`; or else whether it changed what it should not."""
-        return not await self.cluster.full()
+        """Return whether it was noticed, for `Detection.STATUS`; or else whether it changed what it should not.
+
+        As another node sees it: the way to the victim may be what is broken.
+        """
+        status = await self.cluster.status(self.observer)
+        return bool(status) and not full_strength(status, NODES)
 
     async def recovered(self) -> bool:
         """Return whether all is well again."""

@@ -9,7 +9,7 @@ DOCUMENT: dict[str, Any] = {
     "date": "2026-01-01",
     "clients": 50,
     "nodes": 3,
-    "network": "network namespaces",
+    "network": "in network namespaces",
     "load_cores": 0.2,
     "load_average": 0.1,
     "machine": {"cpu": "C", "cores": 2, "memory_gb": 8, "system": "S", "kernel": "6", "python": "3.11"},
@@ -63,4 +63,4 @@ def test_everything_is_printed_for_people() -> None:
     text = console.export_text()
     assert "engine killed" in text
     assert "2 x broken: connection | closed" in text
-    assert "50 concurrent requests" in text
+    assert "50 concurrent requests, 3 nodes in network namespaces;" in text
