@@ -13,12 +13,13 @@ from pathlib import Path
 
 import msgspec
 
-from shoal.engine import exits, logs, record, shm, tree
+from shoal.engine import exits, record, shm, tree
 from shoal.engine.command import command, environment
 from shoal.engine.exits import Exit
 from shoal.engine.machine import Machine
 from shoal.engine.ports import Reservation, hold
 from shoal.engine.record import Record
+from shoal.engine.spawn import StartError, spawn
 from shoal.engine.spec import EngineSpec
 
 _FIRST_SURVEY = 1.0
@@ -27,10 +28,6 @@ _LAST_SURVEY = 30.0
 
 _SETTLE = 0.5
 """Seconds the others have to go by themselves when the leader followed our request."""
-
-
-class StartError(Exception):
-    """The engine's process could not be started; says which and why."""
 
 
 class Ended(msgspec.Struct, frozen=True, kw_only=True):
@@ -167,7 +164,7 @@ class EngineProcess:
             boot=tree.boot_id(),
             started=time.time(),
         )
-        spawning = asyncio.ensure_future(asyncio.to_thread(_spawn, words, variables, state_dir, rec))
+        spawning = asyncio.ensure_future(asyncio.to_thread(spawn, words, variables, state_dir, rec))
         try:
             rec, pidfd = await asyncio.shield(spawning)
         except asyncio.CancelledError:
@@ -238,7 +235,7 @@ class EngineProcess:
             if not left:
                 await self.exited
                 self._ended = True
-                await asyncio.to_thread(_forget, self._state_dir, self._record.id)
+                await asyncio.to_thread(record.forget, self._state_dir, self._record.id)
                 if self._reservation is not None:
                     self._reservation.release()
         return Ended(
@@ -289,57 +286,8 @@ async def end_leftovers(rec: Record, state_dir: Path, grace: float = 10.0) -> En
         rec = msgspec.structs.replace(rec, leader=None, members=(), segments=())
     killed, left, segments = await asyncio.to_thread(_clean_up, rec, 0.0)
     if not left:
-        await asyncio.to_thread(_forget, state_dir, rec.id)
+        await asyncio.to_thread(record.forget, state_dir, rec.id)
     return Ended(exit=None, killed=killed, left=left, segments=segments, seconds=time.monotonic() - begun)
-
-
-def _spawn(words: list[str], variables: dict[str, str], state_dir: Path, rec: Record) -> tuple[Record, int]:
-    """Start the process. Blocks until the program runs, or could not be found."""
-    _write(state_dir, rec)
-    try:
-        log = logs.open_log(Path(rec.log))
-    except OSError as error:
-        raise StartError(f"cannot start engine {rec.id}: {error}") from error
-    try:
-        logs.write_start(log, rec.id, words)
-        pid = os.posix_spawnp(
-            words[0],
-            words,
-            variables,
-            file_actions=[
-                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-                (os.POSIX_SPAWN_DUP2, log, 1),
-                (os.POSIX_SPAWN_DUP2, log, 2),
-            ],
-            setsid=True,
-            setsigmask=[],
-            # What we ignore, it would ignore too; Python ignores the first two.
-            setsigdef=[
-                signal.SIGPIPE,
-                signal.SIGXFSZ,
-                signal.SIGINT,
-                signal.SIGTERM,
-                signal.SIGHUP,
-                signal.SIGCHLD,
-            ],
-        )
-    except OSError as error:
-        _forget(state_dir, rec.id)
-        raise StartError(f"cannot start engine {rec.id}: {words[0]}: {error.strerror}") from error
-    finally:
-        os.close(log)
-    try:
-        pidfd = os.pidfd_open(pid)  # safe: a child's number is its own until we collect it
-    except OSError as error:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        _forget(state_dir, rec.id)
-        raise StartError(f"cannot watch engine {rec.id}: {error.strerror}") from error
-    found = tree.process(pid)
-    assert found is not None
-    rec = msgspec.structs.replace(rec, leader=found.ident, members=(found.ident,))
-    _write(state_dir, rec)
-    return rec, pidfd
 
 
 def _recognise(rec: Record, spec: EngineSpec | None) -> tuple[int | None, str]:
@@ -368,23 +316,10 @@ def _survey(state_dir: Path, rec: Record) -> Record:
     new = msgspec.structs.replace(
         rec, members=tuple(sorted(p.ident for p in found)), segments=tuple(sorted(segments))
     )
-    if new != rec:
-        _write(state_dir, new)
+    # One that is missing could not be written before: the disk was full.
+    if new != rec or not record.record_path(state_dir, rec.id).exists():
+        record.keep(state_dir, new)
     return new
-
-
-def _write(state_dir: Path, rec: Record) -> None:
-    """Keep a record if the disk lets us: an engine that serves is worth more than the chance to adopt it later."""
-    try:
-        record.write(state_dir, rec)
-    except OSError:
-        logs.note(Path(rec.log), "the engine's record could not be written; it may not be adopted later")
-
-
-def _forget(state_dir: Path, engine: str) -> None:
-    """Remove a record if the disk lets us; one of an engine that is gone only costs the next start a look."""
-    with contextlib.suppress(OSError):
-        record.remove(state_dir, engine)
 
 
 def _clean_up(rec: Record, settle: float) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from urllib.parse import quote
 
 import msgspec
 
+from shoal.engine import logs
 from shoal.engine.shm import Segment
 from shoal.engine.spec import EngineSpec
 from shoal.engine.tree import Ident
@@ -104,3 +106,17 @@ def read_all(state_dir: Path) -> tuple[list[Record], list[str]]:
             problems.append(f"{path} is not the record of an engine and is put aside: {error}")
             path.replace(path.with_name(f"{path.name}.bad"))
     return sorted(records, key=lambda record: record.id), problems
+
+
+def keep(state_dir: Path, record: Record) -> None:
+    """Keep a record if the disk lets us: an engine that serves is worth more than the chance to adopt it later."""
+    try:
+        write(state_dir, record)
+    except OSError:
+        logs.note(Path(record.log), "the engine's record could not be written; it may not be adopted later")
+
+
+def forget(state_dir: Path, engine: str) -> None:
+    """Remove a record if the disk lets us; one of an engine that is gone only costs the next start a look."""
+    with contextlib.suppress(OSError):
+        remove(state_dir, engine)

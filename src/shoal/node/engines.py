@@ -17,8 +17,9 @@ from shoal.engine.machine import Machine
 from shoal.engine.metrics import Load
 from shoal.engine.ports import NoFreePortError, reserve
 from shoal.engine.probe import ProbeError
-from shoal.engine.process import EngineProcess, StartError, end_leftovers
+from shoal.engine.process import EngineProcess, end_leftovers
 from shoal.engine.record import Record
+from shoal.engine.spawn import StartError
 from shoal.engine.spec import EngineSpec
 from shoal.node import reconcile
 from shoal.node.engine_watch import EngineWatch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import socket
@@ -18,11 +19,12 @@ import msgspec
 import pytest
 import uvloop
 
-from shoal.engine import diagnosis, record, tree
+from shoal.engine import diagnosis, logs, record, tree
 from shoal.engine.exits import Exit
 from shoal.engine.ports import hold
-from shoal.engine.process import Ended, EngineProcess, StartError, end_leftovers
+from shoal.engine.process import Ended, EngineProcess, end_leftovers
 from shoal.engine.record import Record
+from shoal.engine.spawn import StartError
 from shoal.engine.spec import EngineSpec
 from support.ports import free_ports
 from support.wait import wait_until
@@ -314,6 +316,20 @@ def test_a_log_that_cannot_be_opened_is_told(fake: Fake) -> None:
     run(main())
 
 
+def test_on_a_full_disk_an_engine_starts_without_a_log(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    async def main() -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(logs, "open_log", full)
+            process, pids = await started(fake, fake.spec())
+        await process.terminate(10)
+        assert gone(pids)
+
+    run(main())
+
+
 def test_a_record_that_cannot_be_written_does_not_keep_an_engine_from_serving(fake: Fake) -> None:
     async def main() -> None:
         fake.state.mkdir()
@@ -321,6 +337,8 @@ def test_a_record_that_cannot_be_written_does_not_keep_an_engine_from_serving(fa
         process, pids = await started(fake, fake.spec())
         assert "record could not be written" in process.log.read_text()
         (fake.state / "engines").unlink()
+        await process.survey()
+        assert [r.id for r in record.read_all(fake.state)[0]] == ["fake-0"]
         await process.terminate(10)
         assert gone(pids)
 
