@@ -28,15 +28,16 @@ def _holder(port: int, kind: socket.SocketKind) -> str:
         connections = psutil.net_connections("inet4") + psutil.net_connections("inet6")
     except psutil.Error:
         connections = []
-    for connection in connections:
-        listens = kind == socket.SOCK_DGRAM or connection.status == psutil.CONN_LISTEN
-        if connection.type == kind and listens and connection.laddr and connection.laddr.port == port:
-            if connection.pid is None:
-                break
-            try:
-                process = psutil.Process(connection.pid)
-                command = " ".join(process.cmdline())[:100] or process.name()
-                return f"process {connection.pid} of {process.username()}: {command}"
-            except psutil.Error:
-                break
+    having = [c for c in connections if c.type == kind and c.laddr and c.laddr.port == port]
+    # A connection from that port is in the way just as well, but whoever listens there is the one to tell of.
+    having.sort(key=lambda connection: connection.status != psutil.CONN_LISTEN)
+    for connection in having:
+        if connection.pid is None:
+            continue
+        try:
+            process = psutil.Process(connection.pid)
+            command = " ".join(process.cmdline())[:100] or process.name()
+            return f"process {connection.pid} of {process.username()}: {command}"
+        except psutil.Error:
+            continue
     return "a process of another user"

@@ -13,6 +13,7 @@ from shoal.engine import record
 from shoal.engine.record import Record
 from support.cluster import Cluster
 from support.load import Load
+from support.processes import runs
 from support.wait import wait_until
 
 Make = Callable[..., Cluster]
@@ -78,10 +79,10 @@ def test_what_died_meanwhile_is_cleared_with_its_whole_tree_and_started_anew(mak
     cluster.kill_node(0)
     assert left.leader is not None
     os.kill(left.leader.pid, signal.SIGKILL)
-    assert sum(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in family) >= 3
+    assert sum(runs(p) for p in family) >= 3
     cluster.start_node(0)
     cluster.wait_ready()
-    assert not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in family)
+    assert not any(runs(p) for p in family)
     assert not any(s.exists() for s in segments)
     assert any("is not adopted: its process" in e and "killed SIM::" in e for e in cluster.events(0))
     assert cluster.chat(0).status_code == 200
@@ -104,7 +105,7 @@ def test_an_engine_that_hung_meanwhile_is_adopted_found_hung_and_restarted(make_
         wait_until(lambda: any("is killed: it had" in e for e in cluster.events(1)), 20, "it is found")
         cluster.wait_ready()
     assert load.failures == []
-    assert not hung.is_running()
+    assert not runs(hung)
 
 
 def test_a_changed_configuration_replaces_engines_one_by_one(make_cluster: Make):
@@ -139,7 +140,7 @@ def test_an_adopted_engine_that_is_no_longer_wanted_is_ended(make_cluster: Make)
     cluster.kill_node(0)
     other = {"name": "other", "path": "other", "engine": "sim"}
     cluster.start_node(0, rewritten(cluster, model=other))
-    wait_until(lambda: not unwanted.is_running(), 20, "it is gone")
+    wait_until(lambda: not runs(unwanted), 20, "it is gone")
     assert any("sim-model-0 stops: it is no longer wanted" in e for e in cluster.events(0))
     wait_until(lambda: cluster.ready_engines(0) == [f"{cluster.names[0]}/other-0"], 20, "the other is there")
 

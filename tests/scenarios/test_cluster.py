@@ -12,6 +12,7 @@ import pytest
 
 from support.cluster import Cluster
 from support.load import Load
+from support.processes import runs
 from support.wait import wait_until
 
 Make = Callable[..., Cluster]
@@ -150,7 +151,7 @@ def test_a_graceful_stop_finishes_running_requests_and_ends_the_engines(cluster:
         after = load.count()
         wait_until(lambda: load.count() >= after + 50, 20, "50 answers more")
     assert load.failures == []
-    assert not any(e.is_running() for e in engines)
+    assert not any(runs(e) for e in engines)
     wait_until(lambda: cluster.member(1, 0).get("state") == "left", 5, "it said good-bye")
 
 
@@ -181,7 +182,7 @@ def test_a_second_signal_stops_at_once(make_cluster: Make):
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=10) == 1
         assert time.monotonic() - began < 5
-    wait_until(lambda: not any(e.is_running() for e in engines), 5, "engines are gone")
+    wait_until(lambda: not any(runs(e) for e in engines), 5, "engines are gone")
 
 
 def test_an_engine_in_a_crash_loop_backs_off_and_shows_its_last_error_lines(make_cluster: Make):

@@ -18,6 +18,7 @@ import pytest
 from shoal.engine import record
 from support.cluster import Cluster
 from support.load import Load
+from support.processes import runs
 from support.wait import wait_until
 
 Make = Callable[..., Cluster]
@@ -135,7 +136,7 @@ def test_a_stopped_engine_is_killed_and_restarted_also_when_nobody_uses_it(make_
     wait_until(lambda: any("gets no more requests" in e for e in cluster.events(1)), 10, "it is out")
     wait_until(lambda: any("is killed: it did not answer for" in e for e in cluster.events(1)), 10, "its end")
     cluster.wait_ready()
-    assert not stopped.is_running()
+    assert not runs(stopped)
 
 
 def test_one_dead_engine_does_not_break_v1_models(shared: Cluster):
@@ -265,6 +266,6 @@ def test_orphans_of_a_killed_engine_are_gone(make_cluster: Make):
     assert segments
     assert all(s.exists() for s in segments)
     os.kill(cluster.engine_processes(0)[0].pid, signal.SIGKILL)
-    wait_until(lambda: not any(p.is_running() for p in family), 10, "the whole tree is gone")
+    wait_until(lambda: not any(runs(p) for p in family), 10, "the whole tree is gone")
     wait_until(lambda: not any(s.exists() for s in segments), 5, "and its shared memory")
     cluster.wait_ready()

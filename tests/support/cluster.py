@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 
 from shoal.engine import record
 from support.ports import free_ports
+from support.processes import runs
 from support.wait import wait_until
 
 Json = dict[str, Any]
@@ -132,7 +133,7 @@ class Cluster:
     def engine_processes(self, index: int) -> list[psutil.Process]:
         """Return the main processes of the node's engines, as its records tell them."""
         pids = [r.leader.pid for r in self.engine_records(index) if r.leader is not None]
-        return [psutil.Process(p) for p in pids if psutil.pid_exists(p)]
+        return [p for p in (psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)) if runs(p)]
 
     def engine_records(self, index: int) -> list[record.Record]:
         """Return what the node keeps on disk of its engines."""

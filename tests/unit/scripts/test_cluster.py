@@ -8,6 +8,7 @@ import pytest
 
 from lib import cluster as module
 from lib.cluster import Cluster
+from support.processes import runs
 from support.wait import wait_until
 
 # Stands in for `shoal serve --local`: starts a helper in a session of its own, as engines are, and ends on SIGINT.
@@ -43,7 +44,7 @@ def test_stopping_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Monk
     assert not cluster.ended()
     cluster.stop()
     assert cluster.process.returncode == 0
-    wait_until(lambda: not helper.is_running() or helper.status() == psutil.STATUS_ZOMBIE)
+    wait_until(lambda: not runs(helper))
 
 
 def test_nodes_that_end_by_themselves_are_noticed_and_cleared_away(
@@ -54,7 +55,7 @@ def test_nodes_that_end_by_themselves_are_noticed_and_cleared_away(
     assert "half a line" in cluster.last_lines()
     assert cluster.new_output() == ""  # a line is shown when it is whole
     cluster.stop()
-    wait_until(lambda: not helper.is_running() or helper.status() == psutil.STATUS_ZOMBIE)
+    wait_until(lambda: not runs(helper))
 
 
 def test_nodes_stop_when_the_demo_is_killed(tmp_path: Path) -> None:
@@ -71,4 +72,4 @@ time.sleep(600)
         assert process.stdout is not None
         child = psutil.Process(int(process.stdout.readline()))
         process.kill()
-    wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+    wait_until(lambda: not runs(child))
