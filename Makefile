@@ -22,6 +22,12 @@ SECONDS ?= 600
 SETUP = $(PYTHON) scripts/setup_env.py --venv $(VENV) --extras
 RUN   = $(VENV)/bin/python
 
+# Most tests wait most of their time, so several at once take a third of it; those that measure time run alone.
+WITHOUT_VLLM = tests/unit tests/scenarios tests/conformance
+QUICK_TESTS = \
+	$(RUN) -m pytest $(WITHOUT_VLLM) -m 'not alone' --numprocesses 3 --dist loadscope || failed=1; \
+	$(RUN) -m pytest $(WITHOUT_VLLM) -m alone || failed=1;
+
 .DEFAULT_GOAL := help
 .PHONY: help demo setup test test-quick bench-gateway chaos soak lint format clean
 
@@ -38,12 +44,15 @@ setup: ## the environment for developing, with vLLM and the demo's model
 	@$(RUN) scripts/get_model.py
 
 test: setup lint ## set up and run all tests, those with real vLLM too
-	@SHOAL_TEST_REAL=required $(RUN) -m pytest
+	@failed=; $(QUICK_TESTS) \
+	SHOAL_TEST_REAL=required $(RUN) -m pytest tests/real || failed=1; \
+	test -z "$$failed"
 
 test-quick: ## lint, types and all tests without vLLM (under 5 minutes)
 	@$(SETUP) dev
 	@$(MAKE) --no-print-directory lint
-	@$(RUN) -m pytest tests/unit tests/scenarios tests/conformance
+	@failed=; $(QUICK_TESTS) \
+	test -z "$$failed"
 
 bench-gateway: ## the gateway's cost next to nginx, haproxy and other routers (QUICK=1: under 3 minutes)
 	@$(SETUP) ''

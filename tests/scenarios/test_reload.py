@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 
 import httpx
+import pytest
 
 from support.cluster import Cluster
 from support.wait import wait_until
@@ -21,6 +22,7 @@ def reload(cluster: Cluster) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
+@pytest.mark.alone
 def test_ten_thousand_requests_go_through_five_reloads_without_an_error(make_cluster: Make):
     cluster = make_cluster(nodes=1, gateway={"workers": 2})
     cluster.config["model"]["args"] = {"time-scale": 0}

@@ -1,11 +1,16 @@
-"""Ports for test clusters: below the ephemeral range, each given out once per test run."""
+"""Ports for test clusters: below the ephemeral range, each given out once per test run.
+
+Processes that test at the same time (pytest-xdist) draw from ranges of their own: a port found free may be taken
+by another one before it is used.
+"""
 
 import itertools
 import os
 import socket
 
-_FIRST, _LAST = 10_000, 19_999
-_next = itertools.count(_FIRST + os.getpid() * 37 % (_LAST - _FIRST))
+_SIZE = 1_250
+_FIRST = 10_000 + _SIZE * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 8)
+_next = itertools.count(os.getpid() * 37)
 
 
 def _free(port: int) -> bool:
@@ -22,7 +27,7 @@ def free_ports(count: int) -> list[int]:
     """Return `count` ports of 127.0.0.1 free for TCP and UDP."""
     found: list[int] = []
     while len(found) < count:
-        port = _FIRST + next(_next) % (_LAST - _FIRST)
+        port = _FIRST + next(_next) % _SIZE
         if _free(port):
             found.append(port)
     return found

@@ -15,6 +15,8 @@ from shoal.engine.activity import Activity
 from shoal.engine.record import Record
 from support.wait import wait_until
 
+pytestmark = pytest.mark.alone
+
 WAIT = "import time; time.sleep(60)"
 BURN = "while True: pass"
 

@@ -9,11 +9,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from shoal.cluster.view import EngineState
 from shoal.node.reconcile import Action, Kill, Local, Timers, Wanted, plan
 from support.engines import SPEC, Node, run
+
+pytestmark = pytest.mark.alone
 
 STALL = 1.0
 TIMERS = Timers(stall_timeout=STALL)
@@ -81,7 +84,7 @@ def test_a_stopped_engine_with_requests_is_found_in_time_though_a_question_hangs
             os.kill(node.pid(), signal.SIGSTOP)
             took, action = await decision(node)
             assert "did not answer for 1 s" in action.reason
-            assert STALL - 0.2 < took < STALL + LATE
+            assert STALL - LATE < took < STALL + LATE  # it may have answered last a little before it stopped
 
     run(test, node)
 
@@ -129,6 +132,7 @@ def test_a_hung_engine_leaves_routing_at_once_and_its_log_says_what_it_was_at(
         monkeypatch.setattr("sys.executable", str(spy.with_name("python")))
         pid = node.pid()
         os.kill(pid, signal.SIGSTOP)
+        await node.until(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED)
         reason = "engine m-0 is killed: it had 1 request and got nothing done for 10 s"
         node.engines.apply(Kill(engine="m-0", reason=reason, hung=True))
         assert (node.engine.state, node.engine.ending) == (EngineState.UNHEALTHY, True)
