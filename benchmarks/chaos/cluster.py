@@ -21,7 +21,9 @@ from benchmarks.chaos.marked import MARK, end
 from benchmarks.chaos.network import Network
 from benchmarks.chaos.questions import MODEL
 from benchmarks.gateway.processes import clean, spawn
+from shoal.cluster.pki import SERVER_NAME
 from shoal.engine import record
+from shoal.node.certificates import Certificates
 
 Json = dict[str, Any]
 
@@ -129,8 +131,7 @@ class Cluster:
             ChaosError: the engine did not take it.
         """
         try:
-            url = await self._engine_url(index, "/sim/fault")
-            (await self._http.post(url, json=fault)).raise_for_status()
+            (await self._ask_engine(index, "/sim/fault", fault)).raise_for_status()
         except httpx.HTTPError as error:
             raise ChaosError(f"the engine of node {index} takes no orders: {error!r}") from error
 
@@ -141,15 +142,28 @@ class Cluster:
             ChaosError: the engine does not say.
         """
         try:
-            state = (await self._http.get(await self._engine_url(index, "/sim/state"))).json()
+            state = (await self._ask_engine(index, "/sim/state")).json()
         except (httpx.HTTPError, json.JSONDecodeError) as error:
             raise ChaosError(f"the engine of node {index} does not answer: {error!r}") from error
         return int(state["requests"])
 
-    async def _engine_url(self, index: int, path: str) -> str:
+    async def _ask_engine(self, index: int, path: str, order: Json | None = None) -> httpx.Response:
+        """Ask the simulated engine of a node, or order something, as a node of the cluster does."""
+        method = "GET" if order is None else "POST"
+        engine = await self._known_engine(index)
+        where = f"://{engine['host']}:{engine['port']}{path}"
+        if not engine["authority"]:
+            return await self._http.request(method, f"http{where}", json=order)
+        trust = Certificates(self.node_state_dir(index), None).context(engine["authority"])
+        assert trust is not None
+        async with httpx.AsyncClient(timeout=1.0, trust_env=False, verify=trust) as http:
+            name = {"sni_hostname": SERVER_NAME}
+            return await http.request(method, f"https{where}", json=order, extensions=name)
+
+    async def _known_engine(self, index: int) -> Json:
         for observer in range(len(self.addresses)):
             for engine in (await self.member(observer, index)).get("engines", []):
-                return f"http://{engine['host']}:{engine['port']}{path}"
+                return dict(engine)
         raise ChaosError(f"nobody knows an engine of node {index}")
 
     async def close(self) -> None:

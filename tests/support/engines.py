@@ -9,6 +9,7 @@ import psutil
 from shoal.config.schema import Engines as EngineSettings
 from shoal.engine.machine import Machine
 from shoal.engine.spec import EngineSpec
+from shoal.node.certificates import Certificates
 from shoal.node.engines import Engines
 from shoal.node.events import Events
 from shoal.node.reconcile import MarkReady, Start
@@ -34,6 +35,7 @@ class Node:
             drain_timeout=5.0,
             settle=0.1,
             stall_timeout=stall_timeout,
+            certificates=Certificates(state_dir, None),
             in_flight=lambda _: self.in_flight,
             events=self.events,
             on_change=lambda: None,

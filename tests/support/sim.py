@@ -88,7 +88,7 @@ def start(*arguments: str, env: dict[str, str] | None = None, wait: bool = True)
             output += [line.decode() for line in lines]
             if not data or "INFO:     Application startup complete." in output:
                 break
-    match = re.search(r"Starting vLLM server on (http://\S+)", "\n".join(output))
+    match = re.search(r"Starting vLLM server on (https?://\S+)", "\n".join(output))
     if match is None or process.poll() is not None:
         process.kill()
         raise AssertionError(f"the simulated engine did not start: {output}")

@@ -55,6 +55,7 @@ class EngineReport(msgspec.Struct, frozen=True, kw_only=True):
         since: seconds it has been in `state`.
         detail: one sentence for people: the last event, or how far loading has got.
         errors: last error lines of its log while it is not ready, shortened.
+        authority: names the certificate authority whose certificates it shows and demands (TLS); "" for plain HTTP.
         standby: it is kept loaded for a takeover and gets no requests until then.
     """
 
@@ -75,6 +76,7 @@ class EngineReport(msgspec.Struct, frozen=True, kw_only=True):
     since: float = 0.0
     detail: str = ""
     errors: tuple[str, ...] = ()
+    authority: str = ""
     standby: bool = False
 
 

@@ -12,7 +12,15 @@ Args = dict[str, Any] | tuple[str, ...]
 """``max_model_len: 2048`` as a mapping, or the command line itself as a list of texts."""
 
 _PORTS = "Shoal gives each engine its address and port (see `engines.ports`)"
-_TLS = "Shoal secures the engines' ports itself, with certificates made from `cluster.secret`"
+_TLS = "Shoal secures the engines' ports itself, with certificates made from `cluster.secret` (see `cluster.tls`)"
+_TLS_OPTIONS = (
+    "ssl-keyfile",
+    "ssl-certfile",
+    "ssl-ca-certs",
+    "ssl-cert-reqs",
+    "ssl-ciphers",
+    "enable-ssl-refresh",
+)
 _GROUPS = "Shoal forms groups of nodes itself (`type: xlarge`)"
 _BALANCE = "Shoal starts and balances the engines itself (`engines_per_node`)"
 _GPUS = "Shoal gives each engine its GPUs (`gpus` of a node, `gpus_per_engine` of a model)"
@@ -27,12 +35,7 @@ _VLLM_RESERVED = {
     "grpc-port": _HTTP,
     "root-path": "Shoal passes requests on under the paths of vLLM",
     "api-key": "with a key of its own the engine would refuse the gateways; " + _TLS,
-    "ssl-keyfile": _TLS,
-    "ssl-certfile": _TLS,
-    "ssl-ca-certs": _TLS,
-    "ssl-cert-reqs": _TLS,
-    "ssl-ciphers": _TLS,
-    "enable-ssl-refresh": _TLS,
+    **dict.fromkeys(_TLS_OPTIONS, _TLS),
     "config": "write the arguments here, where all nodes see the same",
     "device-ids": _GPUS,
     "nnodes": _GROUPS,
@@ -52,7 +55,12 @@ _VLLM_RESERVED = {
 }
 _RESERVED: dict[str, dict[str, str]] = {
     "vllm": _VLLM_RESERVED,
-    "sim": {"host": _PORTS, "port": _PORTS, "model": "it is the model's `name`"},
+    "sim": {
+        "host": _PORTS,
+        "port": _PORTS,
+        "model": "it is the model's `name`",
+        **dict.fromkeys(_TLS_OPTIONS, _TLS),
+    },
 }
 # vLLM's argument parser takes any unambiguous beginning of a name for the name, so `--served` is reserved as
 # well. These are names of their own that happen to be the beginning of a reserved one.

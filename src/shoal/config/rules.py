@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from shoal.config.engine_args import RESERVED_ENVIRONMENT, reserved
 from shoal.config.errors import SettingPath, printable, shorten, spell
@@ -13,9 +13,13 @@ from shoal.config.hosts import is_loopback
 from shoal.config.timers import INEQUALITIES, seconds
 
 if TYPE_CHECKING:
-    from shoal.config.schema import Config, Model
+    from shoal.config.schema import Config, Model, Node
 
 SECRET_VARIABLE = "SHOAL_SECRET"
+_GIVE_A_SECRET = (
+    "make one with `openssl rand -hex 32` and give every node the same, as environment variable "
+    f"{SECRET_VARIABLE} or as `cluster.secret`"
+)
 _MEANT_FOR_OWN_ENGINES = ("engines_per_node", "gpus_per_engine", "share_gpus", "nodes", "args", "env")
 _GPU_SETTINGS = ("engine", "nodes", "engines_per_node", "gpus_per_engine", "share_gpus")
 
@@ -66,16 +70,28 @@ def serving_findings(config: Config) -> Iterator[Finding]:
     if config.cluster.secret is not None:
         return
     for i, node in enumerate(config.nodes):
-        key, shown = ("host", node.host) if not is_loopback(node.host) else ("bind", node.bind or "")
-        if shown and not is_loopback(shown):
+        if (key := beyond_loopback(node)) is not None:
             yield Finding(
-                f"node {node.name} can be reached from other machines ({key} {shown}), so the cluster needs "
-                "a secret to start: make one with `openssl rand -hex 32` and give every node the same, as "
-                f"environment variable {SECRET_VARIABLE} or as `cluster.secret`",
+                f"node {node.name} can be reached from other machines ({key} {getattr(node, key)}), so the cluster "
+                f"needs a secret to start: {_GIVE_A_SECRET}",
                 (("nodes", i, key),),
                 (("cluster", "secret"),),
             )
             return
+    if config.cluster.tls == "on":
+        yield Finding(
+            "`cluster.tls` is on, and certificates are made from the cluster's secret, which is not there: "
+            f"{_GIVE_A_SECRET}",
+            (("cluster", "tls"),),
+            (("cluster", "secret"),),
+        )
+
+
+def beyond_loopback(node: Node) -> Literal["host", "bind"] | None:
+    """Return the setting by which other machines can reach `node`, None if none does. Names are not resolved."""
+    if not is_loopback(node.host):
+        return "host"
+    return "bind" if node.bind and not is_loopback(node.bind) else None
 
 
 def _nodes(config: Config) -> Iterator[Finding]:

@@ -136,6 +136,11 @@ class Cluster(Section):
         "node. By default the environment variable SHOAL_SECRET. Only a cluster on loopback "
         "starts without one.",
     )
+    tls: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="Whether engine ports speak TLS and demand the cluster's certificate, which every node makes for "
+        "itself from the secret. auto: on, unless all nodes are on loopback.",
+    )
     heartbeat_interval: Seconds = Field(
         default=0.5, ge=0.05, le=60, description="Seconds between two heartbeats of a node. From 0.05 to 60."
     )
@@ -330,6 +335,13 @@ class Config(Section):
             served = tuple(m for m in self.models if self.nodes_of(m))
             return dict.fromkeys(("", *covered), served)
         return {"": (), **covered}
+
+    @property
+    def engines_speak_tls(self) -> bool:
+        """Whether the engines that nodes start are to speak TLS and demand the cluster's certificate."""
+        if self.cluster.tls != "auto":
+            return self.cluster.tls == "on"
+        return any(rules.beyond_loopback(n) for n in self.nodes)
 
     def state_dir_of(self, node_name: str) -> Path:
         """Return the directory of the state of the node `node_name` (``host:port``, in the file or not)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -105,7 +106,7 @@ def command(spec: EngineSpec, machine: Machine | None = None) -> list[str]:
     """
     if spec.kind == "sim":
         where = ["--host", spec.host, "--port", str(spec.port), "--model", spec.served_name]
-        return [sys.executable, "-m", "shoal.sim", *where, *spec.args]
+        return [sys.executable, "-m", "shoal.sim", *where, *spec.args, *tls_args(spec)]
     words = [spec.python, str(LAUNCHER), "serve", spec.model_path]
     if option(spec.args, "--served-model-name") is None:
         words += ["--served-model-name", spec.served_name]
@@ -113,8 +114,26 @@ def command(spec: EngineSpec, machine: Machine | None = None) -> list[str]:
         words += cpu_args(spec, machine)
     if option(spec.args, "--disable-access-log-for-endpoints", "--disable-uvicorn-access-log") is None:
         words += ["--disable-access-log-for-endpoints", _PROBED]  # a line a second would bury what matters
-    # Host and port come last, so that they win: routing depends on them.
-    return [*words, *spec.args, "--host", spec.host, "--port", str(spec.port)]
+    # These come last, so that they win: routing depends on them.
+    return [*words, *spec.args, "--host", spec.host, "--port", str(spec.port), *tls_args(spec)]
+
+
+def tls_args(spec: EngineSpec) -> tuple[str, ...]:
+    """Return the arguments with which the engine, vLLM or simulated, takes clients with the cluster's certificate only.
+
+    They are uvicorn's, and so is the check: it is part of the TLS handshake, before there is any request.
+    """
+    if spec.tls is None:
+        return ()
+    files = (
+        "--ssl-keyfile",
+        spec.tls.key,
+        "--ssl-certfile",
+        spec.tls.certificate,
+        "--ssl-ca-certs",
+        spec.tls.ca,
+    )
+    return (*files, "--ssl-cert-reqs", str(int(ssl.CERT_REQUIRED)))
 
 
 def environment(

@@ -79,6 +79,7 @@ class Probe:
         api_key: str | None = None,
         timeout: float = 5.0,
         tls: ssl.SSLContext | None = None,
+        server_name: str | None = None,
     ) -> None:
         """Prepare to ask.
 
@@ -88,10 +89,12 @@ class Probe:
             api_key: sent as a bearer token.
             timeout: seconds an answer may take in all.
             tls: for https, in place of the system's trust.
+            server_name: for https, name that the certificate must have, in place of the URL's host.
         """
         self._model = model
         self._timeout = timeout
         self._canary: str | None = None
+        self._extensions = {} if server_name is None else {"sni_hostname": server_name}
         self._client = httpx.AsyncClient(
             base_url=base_url,
             headers={"authorization": f"Bearer {api_key}"} if api_key else {},
@@ -162,7 +165,7 @@ class Probe:
         try:
             # httpx limits each read by itself; a trickle would never end.
             async with asyncio.timeout(self._timeout):
-                response = await self._client.request(method, path, json=body)
+                response = await self._client.request(method, path, json=body, extensions=self._extensions)
         except (TimeoutError, httpx.TimeoutException):
             raise ProbeError(f"gave no answer to {path} within {self._timeout:g} s") from None
         except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError) as error:

@@ -163,6 +163,7 @@ class EngineProcess:
             log=str(record.log_path(state_dir, spec.id).absolute()),
             boot=tree.boot_id(),
             started=time.time(),
+            authority=spec.tls.authority if spec.tls else "",
         )
         spawning = asyncio.ensure_future(asyncio.to_thread(spawn, words, variables, state_dir, rec))
         try:

@@ -33,6 +33,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         boot: the boot of the machine it runs under.
         leader: its first process; None from the moment before it is started until it is.
         started: when, in seconds since the epoch.
+        authority: of its TLS, see `spec.Tls`; "" if it speaks none.
         members: processes seen in its tree.
         segments: shared memory its processes use.
     """
@@ -51,6 +52,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     boot: str
     leader: Ident | None = None
     started: float = 0.0
+    authority: str = ""
     members: tuple[Ident, ...] = ()
     segments: tuple[Segment, ...] = ()
 

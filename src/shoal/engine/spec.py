@@ -9,6 +9,22 @@ from typing import Literal
 import msgspec
 
 
+class Tls(msgspec.Struct, frozen=True, kw_only=True):
+    """How an engine speaks TLS: it shows its node's certificate and demands one of the same authority from clients.
+
+    Attributes:
+        authority: names the certificate authority, see `shoal.cluster.pki.Authority`.
+        ca: PEM file with its certificate.
+        certificate: PEM file with the node's.
+        key: PEM file with the private key of that.
+    """
+
+    authority: str
+    ca: str
+    certificate: str
+    key: str
+
+
 class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
     """One engine, resolved: nothing is left to look up in a configuration.
 
@@ -24,6 +40,8 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
         host: numeric address it listens on.
         port: TCP port it listens on.
         python: interpreter vLLM is installed in.
+        tls: how it speaks TLS, None if it does not. Names files, not their contents: an engine goes on when its node's
+            certificate is written anew.
     """
 
     id: str
@@ -37,6 +55,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     port: int = 0
     python: str = sys.executable
+    tls: Tls | None = None
 
     def parts(self) -> dict[str, str]:
         """Return a short digest of every part that cannot change without a restart: all but `id` and `port`.

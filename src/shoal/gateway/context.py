@@ -178,6 +178,7 @@ class Gateway:
             counts,
             keepalive=self.settings.keepalive,
             connect_timeout=self.settings.connect_timeout,
+            credentials=self.settings.authorities.get(target.authority),
         )
 
     def _instance(self, engine: str) -> str:

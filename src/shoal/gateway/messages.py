@@ -14,6 +14,22 @@ BACKLOG = 4096
 """Connections the kernel holds for a worker until it accepts them."""
 
 
+class Credentials(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker shows and demands where it connects to an engine of the cluster.
+
+    Attributes:
+        ca: PEM file with the authority's certificate.
+        certificate: PEM file with the node's.
+        key: PEM file with the private key of that.
+        server_name: name that an engine's certificate must have.
+    """
+
+    ca: str
+    certificate: str
+    key: str
+    server_name: str
+
+
 class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True, tag="settings"):
     """First message to a worker. Times in seconds, sizes in bytes.
 
@@ -39,6 +55,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True, tag="settings"):
         max_resumes: how often one stream is continued at most.
         certificate: PEM file; the worker speaks TLS, None for plain HTTP.
         key: PEM file with the private key of `certificate`.
+        authorities: for connections to the cluster's engines, by the name of their certificate authority.
     """
 
     index: int
@@ -61,6 +78,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True, tag="settings"):
     max_resumes: int = 5
     certificate: str | None = None
     key: str | None = None
+    authorities: dict[str, Credentials] = {}
 
 
 class TableUpdate(msgspec.Struct, frozen=True, tag="table"):

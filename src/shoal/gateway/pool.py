@@ -7,6 +7,8 @@ import socket
 import ssl
 from typing import TYPE_CHECKING
 
+from shoal.gateway.engine_tls import EngineTls
+from shoal.gateway.messages import Credentials
 from shoal.gateway.upstream import UpstreamConnection
 from shoal.routing.table import EngineTarget
 
@@ -75,6 +77,7 @@ class Pool:
         keepalive: idle connections kept.
         connect_timeout: seconds.
         unix_socket: connect there and not to the target's address.
+        credentials: for the target's authority, if it has one; None where this node has none of that authority.
     """
 
     def __init__(
@@ -85,6 +88,7 @@ class Pool:
         keepalive: int,
         connect_timeout: float,
         unix_socket: str | None = None,
+        credentials: Credentials | None = None,
     ) -> None:
         self.target = target
         self.counts = counts
@@ -102,8 +106,23 @@ class Pool:
         self._connect_timeout = connect_timeout
         self._unix_socket = unix_socket
         self._tls = ssl.create_default_context() if target.tls else None
+        self._engine_tls: EngineTls | None = None
+        self._no_tls = ""  # why there is none to an engine that demands it
+        if target.authority:
+            self._set_up_engine_tls(credentials)
         self._tasks: set[asyncio.Task[None]] = set()
         self._retired = False
+
+    def _set_up_engine_tls(self, credentials: Credentials | None) -> None:
+        if credentials is None:
+            self._no_tls = (
+                "its certificate is of an authority that this node does not know: another cluster secret?"
+            )
+            return
+        try:
+            self._engine_tls = EngineTls(credentials)
+        except OSError as error:
+            self._no_tls = f"the node's certificate cannot be used: {error}"
 
     def take(self) -> UpstreamConnection | None:
         """Return the idle connection used last, None if there is none."""
@@ -150,6 +169,8 @@ class Pool:
     async def _connect(self) -> UpstreamConnection:
         loop = asyncio.get_running_loop()
         connection = UpstreamConnection(self)
+        if self._no_tls:
+            raise UnreachableError(self._no_tls)
         try:
             async with asyncio.timeout(self._connect_timeout):
                 if self._unix_socket is not None:
@@ -159,6 +180,10 @@ class Pool:
                         lambda: connection, self.target.host, self.target.port, ssl=self._tls
                     )
                     _find_dead_peers(connection.transport)
+            if (
+                self._engine_tls is not None
+            ):  # beyond the time-out: a busy engine is slow to shake hands, not away
+                await self._engine_tls.start(connection)
         except TimeoutError:
             raise UnreachableError(f"no connection within {self._connect_timeout:g} s") from None
         except ConnectionRefusedError:

@@ -11,7 +11,7 @@ import msgspec
 from shoal.cluster.view import EngineReport, View
 from shoal.config import Config, Node
 from shoal.engine.gpu import Gpu
-from shoal.engine.spec import EngineSpec
+from shoal.engine.spec import EngineSpec, Tls
 from shoal.node.errors import StartError
 from shoal.node.placement import place
 from shoal.node.reconcile import Wanted
@@ -30,12 +30,15 @@ class Duty:
         node: the node of it that this process is.
         gpus: GPUs of this machine that may be used.
         listen: numeric address engines listen on.
+        tls: how they speak TLS, None if they do not.
 
     Raises:
         StartError: engines cannot be placed or started as the file says, on a standby for any node it may stand in for.
     """
 
-    def __init__(self, config: Config, node: Node, gpus: Sequence[Gpu], listen: str) -> None:
+    def __init__(
+        self, config: Config, node: Node, gpus: Sequence[Gpu], listen: str, tls: Tls | None = None
+    ) -> None:
         weights = {m.name: size for m in config.models if m.path and (size := weights_size(Path(m.path)))}
         self._config = config
         self._node = node
@@ -44,7 +47,7 @@ class Duty:
         for covered, models in config.duties_of(node).items():
             try:
                 placements = place(config, node, gpus, weights, models)
-                specs = {p.id: engine_spec(p, config, listen) for p in placements}
+                specs = {p.id: engine_spec(p, config, listen, tls) for p in placements}
                 require_startable(specs.values())
             except StartError as error:
                 if not covered:

@@ -14,7 +14,7 @@ from shoal.engine.command import api_key
 from shoal.engine.probe import Probe, ProbeError
 from shoal.engine.process import EngineProcess
 from shoal.engine.spec import EngineSpec
-from shoal.node.addresses import base_url
+from shoal.node.certificates import Certificates
 from shoal.node.managed import ManagedEngine
 from shoal.node.reconcile import stalls_at
 
@@ -37,6 +37,7 @@ class EngineWatch:
         specs: what should run, by engine id.
         settings: the configuration's ``engines``.
         stall_timeout: seconds after which an engine that has requests and gets nothing done hangs.
+        certificates: for connections to engines that speak TLS.
         in_flight: returns the requests that the cluster's gateways have open on an engine of this node.
         on_change: called when there may be something for the rules to decide.
     """
@@ -45,22 +46,31 @@ class EngineWatch:
         self,
         specs: Mapping[str, EngineSpec],
         settings: EngineSettings,
+        *,
         stall_timeout: float,
+        certificates: Certificates,
         in_flight: Callable[[str], int],
         on_change: Callable[[], None],
     ) -> None:
         self._specs = specs
         self._settings = settings
         self._stall_timeout = stall_timeout
+        self._certificates = certificates
         self._in_flight = in_flight
         self._on_change = on_change
 
     def probe(self, e: ManagedEngine, timeout: float | None = None) -> Probe:
-        """Return a probe of the engine; `timeout` in seconds, by default the configured one."""
+        """Return a probe of the engine; `timeout` in seconds, by default the configured one.
+
+        Raises:
+            OSError: this node has no certificate to show it, see `Certificates.context`.
+        """
         spec = self._specs.get(e.id)
-        return Probe(
-            base_url(e.host, e.port),
+        return self._certificates.probe(
+            e.host,
+            e.port,
             e.model,
+            e.authority,
             api_key=api_key(spec, os.environ) if spec else None,
             timeout=timeout or self._settings.probe_timeout,
         )

@@ -17,11 +17,12 @@ from shoal.engine.machine import Machine
 from shoal.engine.metrics import Load
 from shoal.engine.ports import NoFreePortError, reserve
 from shoal.engine.probe import ProbeError
-from shoal.engine.process import EngineProcess, end_leftovers
+from shoal.engine.process import Adoption, EngineProcess, end_leftovers
 from shoal.engine.record import Record
 from shoal.engine.spawn import StartError
 from shoal.engine.spec import EngineSpec
 from shoal.node import reconcile
+from shoal.node.certificates import Certificates
 from shoal.node.engine_watch import EngineWatch
 from shoal.node.events import Events
 from shoal.node.managed import ManagedEngine
@@ -51,6 +52,7 @@ class Engines:
         drain_timeout: seconds a stopped engine may take to finish what it runs.
         settle: seconds after which every gateway has heard that an engine drains.
         stall_timeout: seconds after which an engine that has requests and gets nothing done hangs.
+        certificates: for connections to engines that speak TLS.
         in_flight: returns the requests that the cluster's gateways have open on an engine, by its id.
         events: gets a sentence for each decision and each surprise.
         on_change: called when a state changes.
@@ -68,6 +70,7 @@ class Engines:
         drain_timeout: float,
         settle: float,
         stall_timeout: float,
+        certificates: Certificates,
         in_flight: Callable[[str], int],
         events: Events,
         on_change: Callable[[], None],
@@ -84,7 +87,15 @@ class Engines:
         self._on_change = on_change
         self._engines: dict[str, ManagedEngine] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._watch = EngineWatch(specs, settings, stall_timeout, in_flight, on_change)
+        self._certificates = certificates
+        self._watch = EngineWatch(
+            specs,
+            settings,
+            stall_timeout=stall_timeout,
+            certificates=certificates,
+            in_flight=in_flight,
+            on_change=on_change,
+        )
 
     # -- what the rest of the node sees
 
@@ -123,6 +134,7 @@ class Engines:
                 state=e.state,
                 host=self._advertised,
                 port=e.port,
+                authority=e.authority,
                 instance=e.process.record.marker[:8] if e.process else "",
                 served=e.served,
                 max_model_len=e.max_model_len,
@@ -150,14 +162,25 @@ class Engines:
         await asyncio.gather(*(self._adopt(r) for r in records))
 
     async def _adopt(self, rec: Record) -> None:
-        adoption = await EngineProcess.adopt(rec, self._state_dir)
+        try:
+            self._certificates.context(rec.authority)
+        except OSError:
+            adoption = Adoption(None, "the certificate that its clients need is gone")
+        else:
+            adoption = await EngineProcess.adopt(rec, self._state_dir)
         if adoption.process is None:
             ended = await end_leftovers(rec, self._state_dir)
             left = f"; {ended}" if ended.killed or ended.left or ended.segments else ""
             self._events.add(f"engine {rec.id} is not adopted: {adoption.reason}{left}", "warning")
             return
         e = ManagedEngine(
-            rec.id, rec.model, rec.kind, host=rec.host, port=rec.port, fingerprint=rec.fingerprint
+            rec.id,
+            rec.model,
+            rec.kind,
+            host=rec.host,
+            port=rec.port,
+            fingerprint=rec.fingerprint,
+            authority=rec.authority,
         )
         e.restarts = 0
         self._engines[rec.id] = e
@@ -232,6 +255,7 @@ class Engines:
             self._on_change()
             return
         e.host, e.port, e.fingerprint = spec.host, spec.port, spec.fingerprint()
+        e.authority = process.record.authority
         self._run(e, process)
         e.busy = False
         self._on_change()

@@ -18,13 +18,17 @@ from shoal.cluster.detector import Timers as MembershipTimers
 from shoal.cluster.endpoint import BindError
 from shoal.cluster.identity import IdentityInUse
 from shoal.cluster.membership import Membership, MembershipSettings
+from shoal.cluster.pki import Authority
 from shoal.cluster.view import NodeReport, View, full_id, remote_in_flight
 from shoal.config import Config, ConfigError, Node
+from shoal.config.rules import beyond_loopback
 from shoal.engine.gpu import list_gpus, visible
 from shoal.engine.machine import this_machine
 from shoal.gateway.counters import SLOTS
 from shoal.gateway.messages import EngineFault, WorkerSettings
 from shoal.node import ports, tables
+from shoal.node.addresses import is_any
+from shoal.node.certificates import Certificates
 from shoal.node.control import ControlServer
 from shoal.node.duty import Duty
 from shoal.node.engines import Engines
@@ -90,10 +94,12 @@ class _Node:
         self._listen = listen_address(node)
         ports.require_free(node.name, self._listen, node.port)
         gpus = visible(list_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES"))
-        self._duty = Duty(config, node, gpus, self._listen)
+        self._certificates = self._make_certificates()
+        tls = self._certificates.engine if config.engines_speak_tls else None
+        self._duty = Duty(config, node, gpus, self._listen, tls)
         self._wanted = self._duty.wanted
         self._engines = self._make_engines()
-        self._orphans = Orphans(self._wake.set)
+        self._orphans = Orphans(self._certificates, self._wake.set)
         self._externals = Externals(config, self._slots, self._events, self._wake.set)
         self._workers = Workers(
             self._worker_settings(), config.gateway.worker_count(), self._events, self._on_fault
@@ -103,6 +109,14 @@ class _Node:
         self._membership = Membership(self._membership_settings(), self._report, self._on_view)
 
     # -- making the parts
+
+    def _make_certificates(self) -> Certificates:
+        """Make the node's certificate wherever there is a secret: other nodes may be ahead in `cluster.tls`."""
+        cluster, node = self._config.cluster, self._node
+        authority = Authority(cluster.name, cluster.secret) if cluster.secret else None
+        certificates = Certificates(self._config.state_dir_of(node.name), authority)
+        certificates.prepare(node.name, [node.host, *([] if is_any(self._listen) else [self._listen])])
+        return certificates
 
     def _make_engines(self) -> Engines:
         config, node = self._config, self._node
@@ -127,6 +141,7 @@ class _Node:
             drain_timeout=recovery.drain_timeout,
             settle=2 * config.cluster.heartbeat_interval,
             stall_timeout=recovery.stall_timeout,
+            certificates=self._certificates,
             in_flight=self._in_flight,
             events=self._events,
             on_change=self._wake.set,
@@ -155,6 +170,7 @@ class _Node:
             max_resumes=self._config.recovery.max_resumes,
             certificate=gateway.tls.certificate if gateway.tls else None,
             key=gateway.tls.key if gateway.tls else None,
+            authorities=self._certificates.clients(),
         )
 
     def _membership_settings(self) -> MembershipSettings:
@@ -186,6 +202,9 @@ class _Node:
             self._events.add(
                 f"node {self._node.name} is up: {scheme}://{self._node.name}/v1 answers for the cluster"
             )
+            if not self._config.engines_speak_tls and any(map(beyond_loopback, self._config.nodes)):
+                text = "`cluster.tls` is off: whoever reaches an engine's port can use the engine"
+                self._events.add(text, "warning")
             reconciling = asyncio.create_task(self._reconcile())
             background.append(reconciling)
             await asyncio.wait({reconciling, signals.first}, return_when=asyncio.FIRST_COMPLETED)
@@ -206,6 +225,7 @@ class _Node:
         background.append(asyncio.create_task(self._control.serve()))
         # Before anybody is told that this node is back: what went on running must be known as ready.
         await self._engines.adopt()
+        self._certificates.tidy({e.authority for e in self._engines.reports()})
         self._obey(self._duty.resume(adopted=bool(self._engines.actual())))
         try:
             await self._membership.check_identity()

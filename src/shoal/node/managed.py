@@ -25,6 +25,7 @@ class ManagedEngine:
         host: address it listens on.
         port: TCP port it listens on; 0 without a process.
         fingerprint: of what runs.
+        authority: of the certificates it shows and demands, "" for plain HTTP.
         process: what runs.
         busy: it is being started, so nothing else may begin.
         stopping: it was asked to go: its end is nobody's failure.
@@ -57,6 +58,7 @@ class ManagedEngine:
     host: str = ""
     port: int = 0
     fingerprint: str = ""
+    authority: str = ""
     process: EngineProcess | None = None
     busy: bool = False
     stopping: bool = False

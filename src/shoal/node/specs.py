@@ -9,18 +9,19 @@ from pathlib import Path
 
 from shoal.config import Config
 from shoal.engine.command import cli_args, option
-from shoal.engine.spec import EngineSpec
+from shoal.engine.spec import EngineSpec, Tls
 from shoal.node.errors import StartError
 from shoal.node.placement import Placement
 
 
-def engine_spec(placement: Placement, config: Config, listen: str) -> EngineSpec:
+def engine_spec(placement: Placement, config: Config, listen: str, tls: Tls | None = None) -> EngineSpec:
     """Return the spec of a placed engine, its port still open (0).
 
     Args:
         placement: the engine, its model and its GPUs.
         config: the configuration.
         listen: numeric address the engine listens on.
+        tls: how it speaks TLS, None if it does not.
     """
     model = placement.model
     assert model.engine in ("vllm", "sim")
@@ -36,6 +37,7 @@ def engine_spec(placement: Placement, config: Config, listen: str) -> EngineSpec
         gpus=placement.gpus,
         host=listen,
         python=str(config.engines.python or sys.executable),
+        tls=tls,
     )
 
 

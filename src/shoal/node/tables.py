@@ -103,6 +103,7 @@ def routing_table(
                 slot=slot(name),
                 host=host,
                 port=report.port,
+                authority=report.authority,
                 weight=weight,
                 instance=report.instance,
                 token_ids=True,

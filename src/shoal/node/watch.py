@@ -13,7 +13,7 @@ from shoal.cluster.view import EngineReport, EngineState, MemberState, View, ful
 from shoal.config.schema import Address, Config
 from shoal.engine.metrics import Load
 from shoal.engine.probe import Probe, ProbeError
-from shoal.node.addresses import base_url
+from shoal.node.certificates import Certificates
 from shoal.node.events import Events
 from shoal.node.tables import External
 from shoal.routing.table import EngineTarget
@@ -27,10 +27,12 @@ class Orphans:
     """Probes the engines of suspect and dead members: a node process may be gone and its engines serve on.
 
     Args:
+        certificates: for connections to engines that speak TLS.
         on_change: called when an answer differs from the one before.
     """
 
-    def __init__(self, on_change: Callable[[], None]) -> None:
+    def __init__(self, certificates: Certificates, on_change: Callable[[], None]) -> None:
+        self._certificates = certificates
         self._on_change = on_change
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self.answers: dict[str, bool] = {}
@@ -55,8 +57,15 @@ class Orphans:
         self._tasks.clear()
 
     async def _watch(self, name: str, engine: EngineReport) -> None:
-        url = base_url(engine.host, engine.port)
-        async with Probe(url, engine.model, timeout=_ORPHAN_TIMEOUT) as probe:
+        try:
+            asked = self._certificates.probe(
+                engine.host, engine.port, engine.model, engine.authority, timeout=_ORPHAN_TIMEOUT
+            )
+        except OSError:  # of an authority this node does not know: its gateway cannot use the engine either
+            self.answers[name] = False
+            self._on_change()
+            return
+        async with asked as probe:
             while True:
                 try:
                     await probe.health()

@@ -16,7 +16,9 @@ class EngineTarget(msgspec.Struct, frozen=True, kw_only=True):
         weight: share of work relative to the others, > 0.
         base_path: path in front of the request's own one, ``""`` or ``"/prefix"`` (external engines only).
         api_key: bearer token to send in place of the client's, None to pass the client's header on.
-        tls: connect with TLS (external engines only, so far).
+        tls: connect with TLS and trust whom the system trusts (external engines only).
+        authority: connect with mutual TLS: the engine and this node show each other certificates of this authority of
+            the cluster (the cluster's own engines only); "" for none.
         host_header: ``Host`` to send in place of the client's; None passes the client's on.
         instance: differs each time the engine is started; "" where nobody knows (external engines).
         token_ids: it gives token ids when asked to, as vLLM does (``return_token_ids``).
@@ -30,6 +32,7 @@ class EngineTarget(msgspec.Struct, frozen=True, kw_only=True):
     base_path: str = ""
     api_key: str | None = None
     tls: bool = False
+    authority: str = ""
     host_header: str | None = None
     instance: str = ""
     token_ids: bool = False

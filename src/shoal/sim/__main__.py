@@ -89,7 +89,8 @@ async def serve(settings: Settings, sock: socket.socket) -> None:
             await control.order(fault)
         await load(settings)
         host, port = listener.address
-        log("APIServer", f"Starting vLLM server on http://{host}:{port}")
+        scheme = "https" if settings.ssl_certfile else "http"
+        log("APIServer", f"Starting vLLM server on {scheme}://{host}:{port}")
         await listener.run_app(app)
     finally:
         if family is not None:

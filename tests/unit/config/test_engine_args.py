@@ -136,3 +136,10 @@ def test_the_simulated_engine_has_reserved_arguments_of_its_own() -> None:
         ("port",),
         ("host",),
     ]
+
+
+@pytest.mark.parametrize("name", ["ssl-keyfile", "ssl_certfile", "ssl-ca-certs", "ssl-cert-reqs"])
+def test_nobody_takes_the_lock_off_the_port_of_a_simulated_engine_either(name: str) -> None:
+    ((path, why),) = reserved({name: "x"}, "sim")
+    assert path == (name,)
+    assert "cluster.tls" in why

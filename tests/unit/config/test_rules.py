@@ -178,3 +178,34 @@ def test_a_cluster_on_loopback_starts_without_a_secret(load_text: Callable[..., 
     )
     assert loaded.serving_problems() == ()
     loaded.require_servable()
+
+
+def test_certificates_need_a_secret(load_text: Callable[..., Loaded]) -> None:
+    text = "nodes: [{host: ::1}]\n" + MODEL + "cluster: {tls: on}\n"
+    (problem,) = load_text(text).serving_problems()
+    assert problem.message.startswith(
+        "`cluster.tls` is on, and certificates are made from the cluster's secret"
+    )
+    assert "openssl rand -hex 32" in problem.message
+    assert problem.line == 3
+    assert load_text(text, SHOAL_SECRET="0123456789abcdef").serving_problems() == ()
+
+
+@pytest.mark.parametrize(
+    ("nodes", "tls", "speaks"),
+    [
+        ("{host: 127.0.0.1}, {host: ::1}, {host: localhost}", "auto", False),
+        ("{host: 127.0.0.1}, {host: 127.0.0.2, bind: 127.0.0.3}", "auto", False),
+        ("{host: 127.0.0.1}, {host: 10.0.0.1}", "auto", True),
+        ("{host: 10.0.0.1}", "auto", True),
+        ("{host: node1}, {host: node2}", "auto", True),
+        ("{host: 127.0.0.1, bind: 0.0.0.0}", "auto", True),
+        ("{host: node1}", "off", False),
+        ("{host: 127.0.0.1}", "on", True),
+    ],
+)
+def test_engines_speak_tls_by_themselves_where_other_machines_can_reach_them(
+    load_text: Callable[..., Loaded], nodes: str, tls: str, speaks: bool
+) -> None:
+    text = f"nodes: [{nodes}]\n" + MODEL + f"cluster: {{tls: {tls}}}\n"
+    assert load_text(text, SHOAL_SECRET="0123456789abcdef").config.engines_speak_tls is speaks

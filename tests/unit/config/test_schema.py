@@ -214,6 +214,7 @@ def test_an_empty_section_or_setting_means_the_default(config_of: ConfigOf) -> N
         CONTRACT.replace("timeout: 30", "timeout: 31"),
         CONTRACT + "cluster: {name: other}\n",
         CONTRACT + "cluster: {heartbeat_interval: 0.6}\n",
+        CONTRACT + "cluster: {tls: off}\n",
         CONTRACT + "routing: {policy: round_robin}\n",
         CONTRACT.replace("  type: large", "  type: large\n  args: {max_model_len: 5}"),
     ],

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from shoal.engine.command import GIB, LAUNCHER, api_key, cli_args, command, environment, option, shown
 from shoal.engine.machine import Machine
+from shoal.engine.spec import Tls
 from unit.engine.fakes import engine_spec
 
 MACHINE = Machine(cores=16, memory=64 * GIB, engines=1, cxx=True)
@@ -184,3 +185,14 @@ def test_a_shown_command_line_holds_no_secret() -> None:
 def test_json_survives_as_one_argument() -> None:
     overrides = {"a b": ['"', "'"]}
     assert json.loads(cli_args({"hf_overrides": overrides})[1]) == overrides
+
+
+@pytest.mark.parametrize("kind", ["vllm", "sim"])
+def test_an_engine_with_tls_demands_its_clients_certificate_whatever_the_user_says(kind: str) -> None:
+    tls = Tls(authority="a", ca="/a/ca.pem", certificate="/a/node.pem", key="/a/node.key")
+    words = command(engine_spec(kind=kind, tls=tls, args=("--ssl-cert-reqs", "0", "--ssl-ca-certs=/other")))
+    assert option(words, "--ssl-keyfile") == "/a/node.key"
+    assert option(words, "--ssl-certfile") == "/a/node.pem"
+    assert option(words, "--ssl-ca-certs") == "/a/ca.pem"
+    assert option(words, "--ssl-cert-reqs") == "2"
+    assert not [word for word in command(engine_spec(kind=kind)) if "ssl" in word]

@@ -4,7 +4,10 @@ from typing import Any
 
 import pytest
 
+from shoal.engine.spec import Tls
 from unit.engine.fakes import engine_spec
+
+TLS = Tls(authority="a", ca="/s/tls/a/ca.pem", certificate="/s/tls/a/node.pem", key="/s/tls/a/node.key")
 
 
 @pytest.mark.parametrize("change", [{"port": 20001}, {"id": "m-1"}], ids=str)
@@ -24,11 +27,17 @@ def test_fingerprint_stays_the_same_when_only_the_place_changes(change: dict[str
         {"gpus": (0,)},
         {"host": "10.0.0.1"},
         {"python": "/other/python"},
+        {"tls": TLS},
     ],
     ids=str,
 )
 def test_fingerprint_changes_with_whatever_needs_a_restart(change: dict[str, Any]) -> None:
     assert engine_spec(**change).fingerprint() != engine_spec().fingerprint()
+
+
+def test_fingerprint_changes_with_the_authority_of_its_certificates() -> None:
+    other = Tls(authority="b", ca="/s/tls/b/ca.pem", certificate="/s/tls/b/node.pem", key="/s/tls/b/node.key")
+    assert engine_spec(tls=TLS).fingerprint() != engine_spec(tls=other).fingerprint()
 
 
 def test_fingerprint_does_not_depend_on_the_order_of_variables() -> None:

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from shoal.config import Config
+from shoal.engine.spec import Tls
 from shoal.node.errors import StartError
 from shoal.node.placement import Placement
 from shoal.node.specs import engine_spec, require_startable, weights_size
@@ -30,6 +31,13 @@ def test_an_engine_over_several_gpus_is_tensor_parallel_unless_the_user_said_how
     own = one("{path: m, args: {pipeline_parallel_size: 2}}")
     args = engine_spec(Placement("m-0", own.models[0], (0, 1)), own, "h").args
     assert args == ("--pipeline-parallel-size", "2")
+
+
+def test_a_spec_has_the_certificates_it_is_given():
+    c = one("{path: m}")
+    tls = Tls(authority="a", ca="ca", certificate="pem", key="key")
+    assert engine_spec(Placement("m-0", c.models[0]), c, "h", tls).tls == tls
+    assert engine_spec(Placement("m-0", c.models[0]), c, "h").tls is None
 
 
 def test_a_changed_argument_changes_the_fingerprint():

@@ -51,6 +51,12 @@ def test_ready_engines_of_all_members_are_routed_to_with_their_nodes_weight():
     assert table(seen).routes["m"].policy == "round_robin"
 
 
+def test_each_engine_is_reached_as_it_says_that_it_wants_to_be():
+    """Nodes may differ in `cluster.tls` for a while, and engines that were adopted from what their node has now."""
+    seen = view(member(8000, ALIVE, engine(authority="a1")), member(8001, ALIVE, engine()))
+    assert [(t.authority, t.tls) for t in table(seen).routes["m"].engines] == [("a1", False), ("", False)]
+
+
 @pytest.mark.parametrize("state", [s for s in EngineState if s is not EngineState.READY])
 def test_an_engine_that_is_not_ready_gets_nothing(state: EngineState):
     assert table(view(member(8000, ALIVE, engine(state)))).routes["m"].engines == ()

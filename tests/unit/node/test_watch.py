@@ -2,10 +2,12 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
 from shoal.cluster.view import EngineReport, EngineState, Member, MemberState, NodeReport, View
+from shoal.node.certificates import Certificates
 from shoal.node.events import Events
 from shoal.node.watch import Externals, Orphans
 from support.configs import config
@@ -38,18 +40,37 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(test())  # type: ignore[arg-type]
 
 
-def lost(port: int, state: MemberState = MemberState.DEAD) -> View:
+def lost(port: int, state: MemberState = MemberState.DEAD, authority: str = "") -> View:
     engine = EngineReport(
-        id="m-0", model="m", kind="sim", state=EngineState.READY, host="127.0.0.1", port=port
+        id="m-0",
+        model="m",
+        kind="sim",
+        state=EngineState.READY,
+        host="127.0.0.1",
+        port=port,
+        authority=authority,
     )
     report = NodeReport(name="b:1", version="1", engines=(engine,))
     return View(me="a:1", members=(Member(name="b:1", state=state, report=report),))
 
 
+def test_an_engine_whose_authority_this_node_does_not_know_counts_as_gone(tmp_path: Path):
+    async def test() -> None:
+        changes = []
+        async with server() as port:
+            orphans = Orphans(Certificates(tmp_path, None), lambda: changes.append(1))
+            orphans.update(lost(port, authority="0" * 16))
+            await eventually(lambda: orphans.answers.get("b:1/m-0") is False)
+            assert changes == [1]
+            orphans.stop()
+
+    run(test)
+
+
 def test_the_engines_of_a_dead_member_are_asked_themselves():
     async def test() -> None:
         async with server() as port:
-            orphans = Orphans(lambda: None)
+            orphans = Orphans(Certificates(Path(), None), lambda: None)
             orphans.update(lost(port))
             await eventually(lambda: orphans.answers.get("b:1/m-0") is True)
         await eventually(lambda: orphans.answers.get("b:1/m-0") is False)
