@@ -29,7 +29,7 @@ QUICK_TESTS = \
 	$(RUN) -m pytest $(WITHOUT_VLLM) -m alone || failed=1;
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup test test-quick bench-gateway chaos soak lint format clean
+.PHONY: help demo setup test test-quick bench-gateway bench-tls chaos soak lint format clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +58,11 @@ bench-gateway: ## the gateway's cost next to nginx, haproxy and other routers (Q
 	@$(SETUP) ''
 	@PYTHONPATH=scripts $(RUN) -m benchmarks.gateway $(if $(filter-out 0,$(QUICK)),--quick) \
 		$(if $(TARGETS),--targets '$(TARGETS)') $(if $(filter-out 0,$(DOCS)),--docs)
+
+bench-tls: ## what mutual TLS to the engines costs the gateway, next to nginx (QUICK=1: shorter, DOCS=1)
+	@$(SETUP) ''
+	@PYTHONPATH=scripts $(RUN) -m benchmarks.gateway.tls $(if $(filter-out 0,$(QUICK)),--quick) \
+		$(if $(filter-out 0,$(DOCS)),--docs)
 
 chaos: ## break clusters under load and count what clients notice (QUICK=1: 3 trials of each fault, DOCS=1)
 	@$(SETUP) ''

@@ -96,7 +96,7 @@ class EngineTls:
     def _look(self, transport: asyncio.Transport) -> None:
         """Keep the newest session of the connection, if it got a ticket to take it up again with."""
         self._looking = False
-        tls: ssl.SSLObject = transport.get_extra_info("ssl_object")
-        session = tls.session
+        tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
+        session = tls.session if tls is not None else None
         if session is not None and session.has_ticket:
             self._context.session = session

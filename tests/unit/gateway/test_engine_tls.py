@@ -190,3 +190,61 @@ async def test_a_request_leaves_an_engine_that_hangs_in_the_handshake_when_the_n
     reply = await client.reply()
     assert (reply.status, reply.header("x-shoal-engine")) == (200, other.id)
     silent.close()
+
+
+async def test_an_engine_waits_for_a_client_that_does_not_read(stage, tmp_path):
+    files = credentials(tmp_path)
+    engine = SecureEngine(stage, files)
+    total, sent = 64 << 20, 0
+    piece = b"x" * 65_536
+
+    async def flood(reader, writer):
+        nonlocal sent
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % total)
+        while sent < total:
+            writer.write(piece)
+            await writer.drain()
+            sent += len(piece)
+
+    engine._serve = flood
+    await open_to(stage, await engine.start(), {AUTHORITY.fingerprint: files})
+    client = await stage.client()
+    client.writer.transport.pause_reading()
+    await client.send(stage.post())
+    await stage.until(lambda: sent > 1 << 20)
+    await stage.until_still(lambda: sent)
+    assert sent < total / 2
+    client.writer.transport.resume_reading()
+    assert len((await client.reply()).body) == total
+    engine.close()
+
+
+async def test_a_websocket_passes(stage, tmp_path):
+    files = credentials(tmp_path)
+    engine = SecureEngine(stage, files)
+    ended = asyncio.Event()
+
+    async def echo(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(
+            b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\nhello"
+        )
+        while data := await reader.read(65536):
+            writer.write(data)
+        ended.set()
+
+    engine._serve = echo
+    await open_to(stage, await engine.start(), {AUTHORITY.fingerprint: files})
+    client = await stage.client()
+    upgrade = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    await client.send(stage.get("/v1/realtime?model=m", f"{upgrade}Sec-WebSocket-Key: dGhlIHNhbXBs\r\n"))
+    assert (await client.reply()).status == 101
+    assert await client.reader.readexactly(5) == b"hello"
+    data = bytes(range(256)) * 1000
+    await client.send(data)
+    assert await client.reader.readexactly(len(data)) == data
+    client.close()
+    await ended.wait()
+    await stage.until(lambda: stage.open_requests() == 0)
+    engine.close()
