@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import ssl
 from collections.abc import Callable
 from pathlib import Path
@@ -160,6 +161,23 @@ def test_a_change_replaces_adopted_engines_one_by_one_and_no_request_fails(
     assert load.failures == []
     assert not former & {p.pid for p in cluster.engine_processes(0)}
     assert sum("is replaced: its configuration changed" in e for e in cluster.events(0)) == 2
+
+
+def test_an_engine_whose_certificates_are_gone_is_ended_and_started_anew(make_cluster: Make):
+    """Nobody could ask it anything, nor tell it from one that hangs."""
+    cluster = make_cluster(nodes=1, model=SIM, cluster=secured()).start()
+    (former,) = cluster.engine_processes(0)
+    cluster.kill_node(0)
+    for folder in (cluster.directory / "state").glob("*/tls"):
+        shutil.rmtree(folder)
+    cluster.start_node(0, rewritten(cluster, cluster=secured(OTHER)))
+    cluster.wait_ready()
+    assert any(
+        "is not adopted: the certificate that its clients need is gone" in e for e in cluster.events(0)
+    )
+    assert not former.is_running()
+    assert engines(cluster, 0, 0)[0]["authority"] == Authority("shoal", OTHER).fingerprint
+    assert cluster.chat(0).status_code == 200
 
 
 def test_nodes_that_differ_in_the_setting_use_each_others_engines(make_cluster: Make):
