@@ -3,7 +3,8 @@
 Nothing needs a quorum. Every standby node decides from its own view, and says in its heartbeats for whom it stands in
 (`NodeReport.covers`). They keep out of each other's way by taking turns: the standby nodes that are free stand in line,
 hot ones first, then by name, and each place in the line waits `_TURN` longer, in which the announcement of the one
-before arrives. One that does not act when it is its turn (it may see itself cut off) is so passed over. Where two took
+before arrives. One that does not act when it is its turn (it may see itself cut off) is so passed over. Those that have
+just become free, perhaps several at the same moment, stand in line from then on. Where two took
 over for the same node nevertheless, because neither heard the other, the one with the higher name lets go when they
 hear each other again. Until then a split costs duplicate work, never state.
 """
@@ -62,6 +63,7 @@ class Takeover:
         self._line = [n.name for n in sorted(standbys, key=lambda n: (not n.is_hot, n.name))]
         self._lost_since: dict[str, float] = {}
         self._back_since: float | None = None
+        self._free_since = float("-inf")
 
     def decide(self, view: View, answers: Mapping[str, bool], now: float) -> Cover | Release | None:
         """Look at the cluster; return what this node has to do, already entered in `covers`.
@@ -76,6 +78,7 @@ class Takeover:
         if decision is not None:
             self.covers = decision.node if isinstance(decision, Cover) else ""
             self._back_since = None
+            self._free_since = now
         return decision
 
     # -- taking over
@@ -92,11 +95,13 @@ class Takeover:
         others = [m for m in view.members if m.name != self._me and m.report is not None]
         covered = {_covers(m) for m in others if _in_service(m, answers)}
         place = self._place_in_line(view)
+        # The others have to hear that this one is free, and it of them, before places in the line mean anything.
+        heard = self._free_since + self._turn
         for name in sorted(self._lost_since.keys() - covered):
             member, silent = view.member(name), now - self._lost_since[name]
             unheard = member is None or member.state is MemberState.UNKNOWN
             patience = self._first_seen_within if unheard else self._takeover_after
-            if silent >= patience + place * self._turn:
+            if now - max(self._lost_since[name] + patience, heard) >= place * self._turn:
                 how = "was never heard of" if unheard else "left" if _left(member) else "is dead"
                 return Cover(
                     name,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from shoal.cluster.view import EngineReport, EngineState, Member, MemberState, NodeReport, View
@@ -145,6 +145,22 @@ def test_the_second_in_line_waits_for_the_first_and_takes_what_is_left():
     assert times(second, seen(*lost, announced, me=T), 5.95).node == B
 
 
+def test_those_that_become_free_together_stand_in_line_for_a_node_that_is_lost_for_long():
+    """Each was back from its own takeover when a third node had been lost for a minute: both went for it."""
+    first, second = Takeover(CONFIG, S, A), Takeover(CONFIG, T, B)
+    busy = {S: A, T: B}
+    covers: list[tuple[float, str]] = []
+    for step in range(200):
+        now, announced = step / 4, dict(busy)
+        for name, takeover in ((S, first), (T, second)):
+            others = [member(n, engines=0, covers=c) for n, c in announced.items() if n != name]
+            view = seen(member(C, DEAD), *others, me=name)
+            if isinstance(takeover.decide(view, {}, now), Cover):
+                covers.append((now, name))
+            busy[name] = takeover.covers
+    assert covers == [(31.0, S)]
+
+
 def test_a_first_in_line_that_does_not_act_is_passed_over():
     second = Takeover(CONFIG, T)
     assert times(second, seen(member(A, DEAD), me=T), 0.0, 5.9, 6.0).node == A
@@ -281,6 +297,16 @@ events = st.lists(
 
 
 @settings(max_examples=150, deadline=None)
+@example(
+    [
+        ("die", S, S, 1),
+        ("cut", A, "u:1", 1),
+        ("cut", C, HOT, 20),
+        ("die", B, B, 1),
+        ("die", T, T, 1),
+    ],
+    dict.fromkeys(STANDBYS, 0.0),
+)
 @given(events, st.fixed_dictionaries(dict.fromkeys(STANDBYS, st.floats(0, 0.7))))
 def test_standbys_that_hear_each_other_never_go_on_covering_the_same_node(
     happens: list[tuple[str, str, str, int]], late: dict[str, float]
