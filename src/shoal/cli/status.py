@@ -128,12 +128,21 @@ def render(document: dict[str, Any], events: int) -> Group:
     if document["isolated"]:
         parts.append(Text("Most members vanished at once: this node is probably cut off itself.", "bold red"))
     members = Table(
-        "node", "state", "role", "last heard", "version", box=None, pad_edge=False, header_style="dim"
+        "node",
+        "state",
+        "role",
+        "last heard",
+        "queued",
+        "version",
+        box=None,
+        pad_edge=False,
+        header_style="dim",
     )
     for m in document["members"]:
         heard = "this node" if m["is_self"] else "never" if m["age"] is None else f"{m['age']:.1f} s ago"
         role = f"{m['role']} for {m['covers']}" if m["covers"] else m["role"] or "?"
-        members.add_row(m["name"], _state(m["state"]), role, heard, m["version"] or "?")
+        queued = str(sum(m.get("waiting", {}).values()))
+        members.add_row(m["name"], _state(m["state"]), role, heard, queued, m["version"] or "?")
     parts += [Text(), members, Text(), _engines(document)]
     errors = [
         (f"{m['name']}/{e['id']}", line)

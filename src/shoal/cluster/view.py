@@ -57,6 +57,7 @@ class EngineReport(msgspec.Struct, frozen=True, kw_only=True):
         errors: last error lines of its log while it is not ready, shortened.
         authority: names the certificate authority whose certificates it shows and demands (TLS); "" for plain HTTP.
         standby: it is kept loaded for a takeover and gets no requests until then.
+        capacity: requests that it should have at most, by its own limits; 0 when not known.
     """
 
     id: str
@@ -78,6 +79,19 @@ class EngineReport(msgspec.Struct, frozen=True, kw_only=True):
     errors: tuple[str, ...] = ()
     authority: str = ""
     standby: bool = False
+    capacity: int = 0
+
+
+class Waiting(msgspec.Struct, frozen=True, array_like=True):
+    """What waits for the engines of a model in the gateway of one node.
+
+    Attributes:
+        requests: that wait, batch requests left out.
+        gateways: gateway workers in which some do.
+    """
+
+    requests: int
+    gateways: int
 
 
 class Heard(msgspec.Struct, frozen=True, array_like=True):
@@ -110,6 +124,7 @@ class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
         covers: name of the node that this standby node stands in for; "" for none.
         engines: its engines.
         in_flight: requests its gateways have open, by engine's full id (``node/engine``); zeros left out.
+        waiting: requests that wait in its gateways for room in an engine, by model; models with none left out.
         heard: the other members whose heartbeats it has had, and how recently. Membership fills it in.
     """
 
@@ -122,6 +137,7 @@ class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
     covers: str = ""
     engines: tuple[EngineReport, ...] = ()
     in_flight: dict[str, int] = {}
+    waiting: dict[str, Waiting] = {}
     heard: dict[str, Heard] = {}
 
 
@@ -181,6 +197,18 @@ def remote_in_flight(view: View) -> dict[str, int]:
         if member.state in {MemberState.ALIVE, MemberState.SUSPECT}:
             for engine, count in member.report.in_flight.items():
                 total[engine] = total.get(engine, 0) + count
+    return total
+
+
+def gateways_waiting(view: View) -> dict[str, int]:
+    """Return in how many gateway workers of the other nodes requests wait, by model; as in `remote_in_flight`."""
+    total: dict[str, int] = {}
+    for member in view.members:
+        if member.is_self or member.report is None:
+            continue
+        if member.state in {MemberState.ALIVE, MemberState.SUSPECT}:
+            for model, waiting in member.report.waiting.items():
+                total[model] = total.get(model, 0) + waiting.gateways
     return total
 
 

@@ -15,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from shoal.config.admission import InFlightLimit
 from shoal.config.base import Entries, Line, LocalPath, Section, distinct
 from shoal.config.engine_args import Args, check_args
 from shoal.config.hosts import check_host
@@ -135,6 +136,11 @@ class Model(Section):
     )
     policy: PolicyName | None = Field(
         default=None, description="How one of the model's engines is picked. By default routing.policy."
+    )
+    max_in_flight: InFlightLimit | None = Field(
+        default=None,
+        description="Requests that each of the model's engines gets at the same time. By default "
+        "admission.max_in_flight.",
     )
     args: Annotated[Args, WithJsonSchema(_ARGS_SCHEMA)] = Field(
         default={},

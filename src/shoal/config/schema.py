@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from shoal.config import rules
+from shoal.config.admission import Admission
 from shoal.config.base import (
     Entries,
     Line,
@@ -37,6 +38,7 @@ from shoal.config.tls import Tls
 
 __all__ = [
     "Address",
+    "Admission",
     "Cluster",
     "Communication",
     "Config",
@@ -268,6 +270,10 @@ class Config(Section):
     engines: Engines = Field(default=Engines(), description="How engines are started and watched.")
     recovery: Recovery = Field(default=Recovery(), description="Restarts and graceful stop.")
     routing: Routing = Field(default=Routing(), description="How an engine is picked for a request.")
+    admission: Admission = Field(
+        default=Admission(),
+        description="How many requests engines get at the same time, and how others wait.",
+    )
     logging: Logging = Field(default=Logging(), description="What `shoal serve` prints.")
     state_dir: Path = Field(
         default=Path(),  # stands for "not given"; the validator below puts the real one
@@ -351,8 +357,8 @@ class Config(Section):
     def agreed_hash(self) -> str:
         """Return 16 hex characters that are equal on nodes whose configurations fit together.
 
-        They cover the nodes and their roles, the models, the cluster, communication and routing. Secrets and keys are
-        left out, the order of nodes, models and keys does not matter.
+        They cover the nodes and their roles, the models, the cluster, communication, routing and admission. Secrets
+        and keys are left out, the order of nodes, models and keys does not matter.
         """
         agreed = {
             # Standby nodes must agree on who takes over for whom.
@@ -364,6 +370,7 @@ class Config(Section):
             "cluster": self.cluster.model_dump(exclude={"secret"}),
             "communication": self.communication.model_dump(),
             "routing": self.routing.model_dump(),
+            "admission": self.admission.model_dump(),
         }
         text = json.dumps(agreed, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -268,7 +268,12 @@ class ClientConnection(asyncio.Protocol):
         self._deadline = self._gateway.coarse_now + self._gateway.settings.idle_timeout
         self._transport.close()
 
-    # What an exchange tells.
+    # What an exchange asks and tells.
+
+    def peer(self) -> str:
+        """Return the client's IP address."""
+        address = self._transport.get_extra_info("peername")
+        return str(address[0]) if address else ""
 
     def write(self, data: bytes) -> None:
         """Send bytes of a response."""

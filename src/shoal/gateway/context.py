@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from email.utils import formatdate
+from operator import lt
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from shoal.gateway.admission import Admission
 from shoal.gateway.counters import Cell, InFlight, SharedMetrics
 from shoal.gateway.faults import Faults
 from shoal.gateway.messages import EngineFault, WorkerSettings
@@ -30,11 +32,40 @@ class Route:
         route: the entry of the routing table.
         policy: picks; it outlives routing tables.
         pools: connections to the engines of `route`, in the same order.
+        admission: where requests wait for these engines; it outlives routing tables.
+        batch_share: share of an engine's capacity that batch requests may use.
+
+    Attributes:
+        capped: there are engines, and each one has a limit for the requests it gets.
     """
 
-    __slots__ = ("_columns", "max_model_len", "model_id", "pending", "policy", "pools", "targets")
+    __slots__ = (
+        "_ample",
+        "_columns",
+        "_least_ample",
+        "admission",
+        "batch_share",
+        "capped",
+        "max_model_len",
+        "model_id",
+        "pending",
+        "policy",
+        "pools",
+        "targets",
+    )
 
-    def __init__(self, model_id: str, route: ModelRoute, policy: Policy, pools: tuple[Pool, ...]) -> None:
+    def __init__(
+        self,
+        model_id: str,
+        route: ModelRoute,
+        policy: Policy,
+        pools: tuple[Pool, ...],
+        *,
+        admission: Admission,
+        batch_share: float,
+    ) -> None:
+        self.admission = admission
+        self.batch_share = batch_share
         self.model_id = model_id
         self.max_model_len = route.max_model_len
         self.pending = route.pending
@@ -42,6 +73,62 @@ class Route:
         self.pools = pools
         self.targets = route.engines
         self._columns = tuple(pool.counts.column for pool in pools)
+        # Where one engine takes any number, nobody ever has to wait.
+        self.capped = bool(pools) and all(target.capacity for target in route.engines)
+        # Below these an engine has room beyond doubt: its last places are given away with care, see `Admission`.
+        self._ample = [t.capacity - max(1, t.capacity // 16) for t in route.engines] if self.capped else None
+        self._least_ample = min(self._ample) if self._ample else 0
+
+    def admit(self, gateway: Gateway) -> Pool | None:
+        """Return the engine for a new, ordinary request; None where that needs a closer look (`Admission.enter`)."""
+        ample = self._ample
+        if ample is None:
+            return self.choose((), gateway)
+        if self.admission.waiting or gateway.faults.avoided:
+            return None
+        columns = self._columns
+        if len(columns) == 1:
+            return self.pools[0] if sum(columns[0]) < ample[0] else None
+        loads = list(map(sum, columns))
+        if max(loads) >= self._least_ample and not all(map(lt, loads, ample)):
+            return None
+        return self.pools[self.policy.pick(self.targets, loads)]
+
+    def choose_with_room(self, gateway: Gateway, *, batch: bool, patient: bool) -> Pool | None:
+        """Return an engine that is below its cap, None if there is none.
+
+        Args:
+            gateway: the worker's shared state.
+            batch: for a batch request, which leaves others their share.
+            patient: rather none than one that is ejected for its faults, and one that has failed lately gets one
+                request at a time: the places that a dying engine's requests leave are not for those that wait.
+        """
+        faults, now = gateway.faults, 0.0
+        pools: Iterable[Pool] = self.pools
+        if faults.avoided:
+            now = gateway.now()
+            best = faults.best(self.targets, now)
+            if best or patient:
+                pools = [pool for pool in self.pools if pool.target.id in best]
+            if patient:
+                pools = [p for p in pools if not (faults.doubts(p.target) and p.counts.own())]
+        room = [pool for pool in pools if pool.has_room(self.batch_share if batch else 1.0)]
+        if not room:
+            return None
+        picked = self._pick(
+            tuple(room), [pool.target for pool in room], [pool.counts.column for pool in room]
+        )
+        if faults.avoided:
+            faults.picked(picked.target.id, now)
+        return picked
+
+    def held(self) -> int:
+        """Return the requests that this worker has open on the engines."""
+        return sum([pool.counts.own() for pool in self.pools])
+
+    def share(self, gateways: int) -> int:
+        """Return how many requests each of so many gateways may have open on the engines, if all want more."""
+        return -(-sum([target.capacity for target in self.targets]) // gateways)
 
     def has_others(self, tried: Sequence[Pool]) -> bool:
         """Whether there is an engine that is not among `tried`. One that was started anew since is another one."""
@@ -59,7 +146,9 @@ class Route:
         now = gateway.now()
         best = faults.best(targets, now)
         left = [pool for pool in pools if pool not in tried]
-        pools = tuple([pool for pool in left if pool.target.id in best] or left)
+        left = [pool for pool in left if pool.target.id in best] or left
+        # Who has been admitted once does not wait again, but goes where there is room if it can.
+        pools = tuple([pool for pool in left if pool.has_room()] or left)
         columns = tuple(pool.counts.column for pool in pools)
         picked = self._pick(pools, [pool.target for pool in pools], columns)
         faults.picked(picked.target.id, now)
@@ -113,8 +202,11 @@ class Gateway:
             connect_timeout=settings.connect_timeout,
             unix_socket=settings.control_socket,
         )
+        self.metrics = metrics
+        self.waiting_row = metrics.waiting(settings.index)
+        """Requests of this worker that wait, by model slot."""
         self._in_flight = in_flight
-        self._metrics = metrics
+        self._admissions: dict[str, Admission] = {}
         self._pools: dict[str, Pool] = {}
         self._policies: dict[tuple[str, str], Policy] = {}
         in_flight.clear(settings.index)
@@ -137,12 +229,22 @@ class Gateway:
             if pools.get(name) is not pool:
                 pool.retire()
         self._policies, self._pools, self.table = policies, pools, table
+        admissions = {route.model: self._admission(route) for route in table.routes.values()}
+        for pool in pools.values():
+            pool.admission = None
+        for route in table.routes.values():
+            for target in route.engines:
+                pools[target.id].admission = admissions[route.model]
+        waiting = {model: a for model, a in self._admissions.items() if a.waiting}
+        self._admissions = waiting | admissions
         self.routes = {
             model_id: Route(
                 model_id,
                 route,
                 policies[route.model, route.policy],
                 tuple(pools[target.id] for target in route.engines),
+                admission=admissions[route.model],
+                batch_share=self.settings.batch_share,
             )
             for model_id, route in table.routes.items()
         }
@@ -155,6 +257,13 @@ class Gateway:
             self.coarse_now = now = self.now()
             for connection in list(self.connections):
                 connection.check_deadlines(now)
+        for admission in waiting.values():
+            admission.pump()
+
+    def _admission(self, route: ModelRoute) -> Admission:
+        admission = self._admissions.get(route.model) or Admission(self, route.model)
+        admission.slot = route.slot
+        return admission
 
     def routes_to(self, pool: Pool) -> bool:
         """Return whether the table has the pool's engine, at the same address."""
@@ -162,15 +271,17 @@ class Gateway:
 
     def _pool(self, target: EngineTarget) -> Pool:
         pool = self._pools.get(target.id)
-        if pool is not None and msgspec.structs.replace(pool.target, weight=target.weight) == target:
-            pool.target = target
-            return pool
+        if pool is not None:
+            same = msgspec.structs.replace(pool.target, weight=target.weight, capacity=target.capacity)
+            if same == target:
+                pool.target = target
+                return pool
         index = self.settings.index
         counts = Counts(
             self._in_flight.row(index),
             self._in_flight.column(target.slot),
-            self._metrics.engine_requests(index),
-            self._metrics.engine_faults(index),
+            self.metrics.engine_requests(index),
+            self.metrics.engine_faults(index),
             target.slot,
         )
         return Pool(

@@ -3,10 +3,12 @@
 The map holds 64-bit integers. Every cell has exactly one writer, so an aligned store is all the care it needs::
 
     in flight   rows 0..W-1 of the workers, row W of the other nodes' gateways; one column per engine slot
-    metrics     W rows: totals and gauges of a worker, then requests per slot, then faults per slot
+    metrics     W rows: totals and gauges of a worker, then requests per slot, then faults per slot, then requests
+                that wait, one column per model slot
+    elsewhere   1 row: gateway workers of other nodes in which requests wait, one column per model slot
 
-The node process creates the map (`create`), hands the descriptor to every worker, assigns slots to engines, writes
-the last in-flight row and reads everything. A worker writes its own rows only.
+The node process creates the map (`create`), hands the descriptor to every worker, assigns slots to engines and to
+models, writes the last in-flight row and the last of all, and reads everything. A worker writes its own rows only.
 
 A slot must not be given to another engine while requests of the former one are open; `SharedMetrics.per_engine`
 totals of a slot go on when it is given away, so keep the value it had at that moment and subtract it.
@@ -47,14 +49,19 @@ class Cell:
     RESUMES = 18  # times a stream went on on another engine
     BROKEN_STREAMS = 19  # streams that ended with an error event because no engine could go on
     EJECTIONS = 20  # times an engine was tried last for a while because of its faults
+    QUEUED = 24  # requests that waited for an engine and got one
+    QUEUE_MICROSECONDS = 25  # that they waited, together
+    QUEUE_REFUSALS = 26  # requests for which there was no place in the queue, or none any longer (429)
+    QUEUE_TIMEOUTS = 27  # requests that waited too long (503)
+    QUEUE_DEPARTURES = 28  # requests whose client went away while they waited
 
 
 _TOTALS = 32  # cells kept for `Cell`, some free
-_METRICS_ROW = _TOTALS + 2 * SLOTS
+_METRICS_ROW = _TOTALS + 3 * SLOTS
 
 
 def _size(workers: int) -> int:
-    return _CELL * ((workers + 1) * SLOTS + workers * _METRICS_ROW)
+    return _CELL * ((workers + 1) * SLOTS + workers * _METRICS_ROW + SLOTS)
 
 
 def create(workers: int) -> int:
@@ -133,6 +140,11 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     resumes: int
     broken_streams: int
     ejections: int
+    queued: int
+    queue_microseconds: int
+    queue_refusals: int
+    queue_timeouts: int
+    queue_departures: int
     open_requests: int
 
 
@@ -148,7 +160,9 @@ class SharedMetrics:
         self.workers = workers
         cells = _cells(fd, workers)
         self._in_flight = cells[: workers * SLOTS]
-        self._cells = cells[(workers + 1) * SLOTS :]
+        self._cells = cells[(workers + 1) * SLOTS : -SLOTS]
+        self.elsewhere = cells[-SLOTS:]
+        """By model slot: gateway workers of other nodes in which requests wait."""
 
     def row(self, worker: int) -> memoryview:
         """Return a worker's writable cells, indexed by `Cell`."""
@@ -162,9 +176,25 @@ class SharedMetrics:
         """Return a worker's writable count of faults by slot."""
         return self._cells[worker * _METRICS_ROW + _TOTALS + SLOTS :][:SLOTS]
 
+    def waiting(self, worker: int) -> memoryview:
+        """Return a worker's writable count of requests that wait, batch ones left out, by model slot."""
+        return self._cells[worker * _METRICS_ROW + _TOTALS + 2 * SLOTS :][:SLOTS]
+
+    def waiting_column(self, slot: int) -> memoryview:
+        """Return the waiting requests of the model that has `slot`, one cell per worker."""
+        return self._cells[_TOTALS + 2 * SLOTS + slot :: _METRICS_ROW]
+
+    def set_elsewhere(self, gateways: Mapping[int, int]) -> None:
+        """Write in how many workers of other nodes requests wait, by model slot; slots not named get 0."""
+        row = array("q", bytes(SLOTS * _CELL))
+        for slot, count in gateways.items():
+            row[slot] = count
+        self.elsewhere[:] = memoryview(row)
+
     def reset_gauges(self, worker: int) -> None:
         """Zero the gauges of a worker that has just started or died."""
         self.row(worker)[Cell.OPEN_CONNECTIONS] = 0
+        self.waiting(worker)[:] = memoryview(array("q", bytes(SLOTS * _CELL)))
 
     def totals(self) -> Totals:
         """Return the sums over all workers."""

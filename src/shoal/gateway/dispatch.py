@@ -8,6 +8,7 @@ from urllib.parse import parse_qs, unquote_to_bytes
 import msgspec
 
 import shoal
+from shoal.gateway.claims import ClaimError, claim
 from shoal.gateway.exchange import Exchange
 from shoal.gateway.inspect import BodyError, RoutingFields, form_fields, json_fields
 from shoal.gateway.paths import Endpoint, classify, model_of
@@ -34,6 +35,11 @@ def dispatch(gateway: Gateway, client: ClientConnection, request: Request) -> Ex
         except BodyError as problem:
             return error(400, str(problem), code="invalid_body")
         request.stream = bool(fields.stream)
+        if request.priority or fields.priority is not None:
+            try:
+                request.claim = claim(request.priority, fields.priority)
+            except ClaimError as problem:
+                return error(400, str(problem), code="invalid_priority", param="priority")
         if request.stream:
             request.ask_ids = _wants_ids(gateway, request, fields)
         route = _route(gateway, request, fields.model)

@@ -7,6 +7,7 @@ it releases exactly once, on every path out.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from shoal.gateway.counters import Cell
@@ -55,11 +56,13 @@ class Exchange:
         "_tried",
         "_tunnelled",
         "_upstream",
+        "_waits",
         "client",
         "gateway",
         "heard_at",
         "request",
         "route",
+        "waited",
     )
 
     def __init__(
@@ -73,6 +76,8 @@ class Exchange:
         self._outgoing = (
             request  # what engines get: the request, or one that goes on where its stream broke off
         )
+        self.waited = 0.0  # seconds for a place at an engine
+        self._waits: Callable[[], object] | None = None  # undoes what keeps it waiting for one
         self._pool: Pool | None = None  # whose count in flight this exchange holds
         self._upstream: UpstreamConnection | None = None
         self._tried: tuple[Pool, ...] = ()
@@ -90,10 +95,29 @@ class Exchange:
     # Dispatch.
 
     def start(self) -> None:
-        """Send the request to an engine."""
-        gateway = self.gateway
-        gateway.cells[Cell.BYTES_IN] += len(self.request.body)
-        self._attempt(gateway.control if self.route is None else self.route.choose((), gateway))
+        """Send the request to an engine, at once if one has room."""
+        route = self.route
+        if route is None:
+            self.begin(self.gateway.control)
+        elif self.request.claim is None and (pool := route.admit(self.gateway)) is not None:
+            self.begin(pool)
+        else:
+            route.admission.enter(self)
+
+    def begin(self, pool: Pool) -> None:
+        """Send the request to the engine that was picked for it."""
+        self._waits = None
+        self.gateway.cells[Cell.BYTES_IN] += len(self.request.body)
+        self._attempt(pool)
+
+    def waits_for(self, undo: Callable[[], object]) -> None:
+        """The request waits; `undo` is to be called if its client goes away meanwhile."""
+        self._waits = undo
+
+    def refuse(self, answer: Answer) -> None:
+        """There is no place for the request."""
+        self._waits = None
+        self._give_up(answer)
 
     def _attempt(self, pool: Pool) -> None:
         self._pool = pool
@@ -174,6 +198,8 @@ class Exchange:
             text += pool.engine_line
             if self._attempts > 1:
                 text += b"\r\nx-shoal-attempts: %d" % self._attempts
+            if self.waited:
+                text += b"\r\nx-shoal-queue-time: %.3f" % self.waited
             if self.gateway.faults.avoided:
                 self.gateway.faults.reachable(pool.target.id)
         framing = head.framing
@@ -293,6 +319,8 @@ class Exchange:
             self._count(self._status)
         else:
             self.gateway.cells[Cell.CLIENT_DISCONNECTS] += 1
+        if self._waits is not None:
+            self._waits()
         self._drop_upstream()
         self._release()
 
@@ -340,7 +368,7 @@ class Exchange:
 
     def _go_elsewhere(self, pool: Pool, reason: str) -> None:
         """Go on after `pool` has failed, if there is a way."""
-        pool.counts.end()
+        pool.counts.end()  # what waits comes later: the place of a failed engine is not worth much
         self._pool = None
         gateway = self.gateway
         if self.route is None:
@@ -386,7 +414,7 @@ class Exchange:
     def _release(self) -> None:
         pool, self._pool = self._pool, None
         if pool is not None:
-            pool.counts.end()
+            pool.end()
 
     def _count(self, status: int) -> None:
         cells = self.gateway.cells

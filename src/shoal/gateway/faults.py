@@ -149,6 +149,11 @@ class Faults:
         left_out = refused | {name for _, name in soft[len(soft) - min(room, len(soft)) :]}
         return [e.id for e in engines if e.id not in left_out]
 
+    def doubts(self, engine: Candidate) -> bool:
+        """Whether an engine has failed lately and has not made up for it yet."""
+        trouble = self.avoided.get(engine.id)
+        return trouble is not None and trouble.instance == engine.instance
+
     def picked(self, engine: str, now: float) -> None:
         """Note that a request goes to an engine; if it was half-open, this is the one that tries it."""
         trouble = self.avoided.get(engine)

@@ -23,12 +23,14 @@ class RoutingFields(msgspec.Struct, gc=False):
         stream: the client wants events as they come (the value as it came: engines coerce, so do not judge it).
         return_token_ids: the client wants token ids.
         echo: the client wants its prompt back.
+        priority: of the request, lower goes first (as it came).
     """
 
     model: str | None = None
     stream: object = None
     return_token_ids: object = None
     echo: object = None
+    priority: object = None
 
 
 _decode = msgspec.json.Decoder(RoutingFields).decode

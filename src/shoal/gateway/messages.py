@@ -53,6 +53,10 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True, tag="settings"):
         resume: what becomes of a stream whose engine fails: ``exact``, ``text`` or ``off``.
         resume_buffer: bytes kept of a stream to continue it.
         max_resumes: how often one stream is continued at most.
+        max_queued: requests that wait for the engines of one model at most.
+        max_queued_bytes: bodies of requests that wait for the engines of one model.
+        max_wait: a request that is no batch one waits for so long at most.
+        batch_share: share of an engine's capacity beyond which batch requests wait.
         certificate: PEM file; the worker speaks TLS, None for plain HTTP.
         key: PEM file with the private key of `certificate`.
         authorities: for connections to the cluster's engines, by the name of their certificate authority.
@@ -76,6 +80,10 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True, tag="settings"):
     resume: str = "exact"
     resume_buffer: int = 4 * 1024 * 1024
     max_resumes: int = 5
+    max_queued: int = 2000
+    max_queued_bytes: int = 256 * 1024 * 1024
+    max_wait: float = 60.0
+    batch_share: float = 0.8
     certificate: str | None = None
     key: str | None = None
     authorities: dict[str, Credentials] = {}

@@ -13,6 +13,7 @@ from shoal.gateway.upstream import UpstreamConnection
 from shoal.routing.table import EngineTarget
 
 if TYPE_CHECKING:
+    from shoal.gateway.admission import Admission
     from shoal.gateway.exchange import Exchange
 
 _KEEPALIVE_IDLE = 10  # s without traffic before the kernel asks the other end
@@ -63,6 +64,10 @@ class Counts:
         """Release a request."""
         self.in_flight[self.slot] -= 1
 
+    def own(self) -> int:
+        """Return this worker's open requests."""
+        return self.in_flight[self.slot]
+
     def fault(self) -> None:
         """Count a fault."""
         self.faults[self.slot] += 1
@@ -101,6 +106,8 @@ class Pool:
         self.plain = not self.prefix and target.host_header is None and target.api_key is None
         """Requests go there as they came."""
         self.is_control = unix_socket is not None
+        self.admission: Admission | None = None
+        """Where requests wait for a place that becomes free here."""
         self._idle: list[UpstreamConnection] = []
         self._keepalive = keepalive
         self._connect_timeout = connect_timeout
@@ -123,6 +130,19 @@ class Pool:
             self._engine_tls = EngineTls(credentials)
         except OSError as error:
             self._no_tls = f"the node's certificate cannot be used: {error}"
+
+    def has_room(self, share: float = 1.0) -> bool:
+        """Whether the engine has fewer requests than `share` of what it should have at most."""
+        capacity = self.target.capacity
+        return not capacity or sum(self.counts.column) < max(1, int(capacity * share))
+
+    def end(self) -> None:
+        """Release a request, and give its place to one that waits."""
+        counts = self.counts
+        counts.in_flight[counts.slot] -= 1
+        admission = self.admission
+        if admission is not None and admission.waiting:
+            admission.pump()
 
     def take(self) -> UpstreamConnection | None:
         """Return the idle connection used last, None if there is none."""

@@ -11,6 +11,7 @@ from shoal.gateway.fields import with_length, without
 from shoal.gateway.messages import WorkerSettings
 from shoal.gateway.paths import Endpoint, classify
 from shoal.gateway.responses import error
+from shoal.gateway.waiting import Claim
 
 MAX_TARGET = 16 * 1024
 """Longest request target, bytes."""
@@ -19,7 +20,7 @@ MAX_TARGET = 16 * 1024
 # llhttp has accepted: it has no other line ends, no folded lines and no space in front of a colon.
 _FIELDS = re.compile(
     rb"\r\n(host|content-length|transfer-encoding|connection|keep-alive|expect|te|trailer|upgrade"
-    rb"|proxy-connection|proxy-authorization):[ \t]*([^\r]*)"
+    rb"|proxy-connection|proxy-authorization|x-shoal-priority|x-vllm-priority):[ \t]*([^\r]*)"
 )
 _STAY = frozenset((b"host", b"content-length", b"transfer-encoding", b"authorization"))
 
@@ -56,6 +57,8 @@ class Request(msgspec.Struct, gc=False):
         stream: the client asked for events as they come (set when the body is inspected).
         upgrade: the client asks for a WebSocket, and `head` still says so.
         ask_ids: have engines that can give token ids with the stream, which the client did not ask for.
+        priority: what a header says about it, ``b""`` without one.
+        claim: its urgency, None for an ordinary one.
     """
 
     method: bytes
@@ -71,6 +74,8 @@ class Request(msgspec.Struct, gc=False):
     stream: bool = False
     upgrade: bool = False
     ask_ids: bool = False
+    priority: bytes = b""
+    claim: Claim | None = None
 
     def header(self, name: bytes) -> bytes:
         """Return the value of the first field of this (lower-case) name, ``b""`` without one. Slow: it searches."""
@@ -142,7 +147,7 @@ def _request_line(head: bytes, settings: WorkerSettings) -> tuple[bytes, bytes, 
     return method, target, http10
 
 
-def parse_request(head: bytes, settings: WorkerSettings) -> Request:  # noqa: PLR0912 one pass over the fields
+def parse_request(head: bytes, settings: WorkerSettings) -> Request:  # noqa: PLR0912, PLR0915 one pass over the fields
     """Take a request head apart and judge it.
 
     Args:
@@ -159,6 +164,7 @@ def parse_request(head: bytes, settings: WorkerSettings) -> Request:  # noqa: PL
     host: bytes | None = None
     length: bytes | None = None
     chunked = expects_continue = False
+    priority = b""
     keep_alive = not http10
     dropped: set[bytes] = set()
     for name, value in _FIELDS.findall(head.lower()):
@@ -168,6 +174,9 @@ def parse_request(head: bytes, settings: WorkerSettings) -> Request:  # noqa: PL
             host = value
         elif name == b"content-length":
             length = value
+        elif name.endswith(b"-priority"):
+            if not priority or name == b"x-shoal-priority":
+                priority = value.rstrip()
         else:
             dropped.add(name)
             if name in (b"connection", b"proxy-connection"):
@@ -208,6 +217,8 @@ def parse_request(head: bytes, settings: WorkerSettings) -> Request:  # noqa: PL
     request = Request(
         method, target, head, size, chunked, http10, keep_alive, expects_continue, method == b"HEAD"
     )
+    if priority:
+        request.priority = priority
     if not target.startswith(b"/"):
         _make_origin_form(request)
     return request

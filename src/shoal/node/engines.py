@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ import msgspec
 from shoal.cluster.view import EngineReport, EngineState
 from shoal.config.schema import Engines as EngineSettings
 from shoal.engine import diagnosis, logs, record, stacks
+from shoal.engine.capacity import capacity
+from shoal.engine.gpu import Gpu
 from shoal.engine.machine import Machine
 from shoal.engine.metrics import Load
 from shoal.engine.ports import NoFreePortError, reserve
@@ -48,6 +50,7 @@ class Engines:
         settings: the configuration's ``engines``.
         state_dir: the node's directory.
         machine: what engines on the CPU share.
+        gpus: GPUs of this machine.
         advertised: address other nodes reach the engines at.
         drain_timeout: seconds a stopped engine may take to finish what it runs.
         settle: seconds after which every gateway has heard that an engine drains.
@@ -74,9 +77,12 @@ class Engines:
         in_flight: Callable[[str], int],
         events: Events,
         on_change: Callable[[], None],
+        gpus: Sequence[Gpu] = (),
     ) -> None:
         self._node = node
-        self._specs = specs
+        self._gpus = gpus
+        self._capacities: dict[str, int] = {}
+        self.want(specs)
         self._settings = settings
         self._state_dir = state_dir
         self._machine = machine
@@ -145,6 +151,7 @@ class Engines:
                 since=now - e.since,
                 detail=e.detail,
                 errors=e.errors,
+                capacity=self._capacities.get(e.id, 0),
             )
             for e in sorted(self._engines.values(), key=lambda e: e.id)
         )
@@ -194,6 +201,7 @@ class Engines:
     def want(self, specs: Mapping[str, EngineSpec]) -> None:
         """Start engines as these specs say from now on. What runs is not touched: the rules compare fingerprints."""
         self._specs = specs
+        self._capacities |= {spec.id: capacity(spec, self._gpus) for spec in specs.values()}
 
     def apply(self, action: Action) -> None:
         """Carry out an action of the rules. What takes time goes on in the background."""

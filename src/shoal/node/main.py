@@ -19,14 +19,14 @@ from shoal.cluster.endpoint import BindError
 from shoal.cluster.identity import IdentityInUse
 from shoal.cluster.membership import Membership, MembershipSettings
 from shoal.cluster.pki import Authority
-from shoal.cluster.view import NodeReport, View, full_id, remote_in_flight
+from shoal.cluster.view import NodeReport, View, Waiting, full_id, gateways_waiting, remote_in_flight
 from shoal.config import Config, ConfigError, Node
 from shoal.config.rules import beyond_loopback
 from shoal.engine.gpu import list_gpus, visible
 from shoal.engine.machine import this_machine
 from shoal.gateway.counters import SLOTS
 from shoal.gateway.messages import EngineFault, WorkerSettings
-from shoal.node import ports, tables
+from shoal.node import ports, queues, tables
 from shoal.node.addresses import is_any
 from shoal.node.certificates import Certificates
 from shoal.node.control import ControlServer
@@ -91,9 +91,10 @@ class _Node:
         self._view = View(me=node.name)
         self._table = RoutingTable(version=0)
         self._slots = Slots(SLOTS)
+        self._model_slots = Slots(SLOTS)
         self._listen = listen_address(node)
         ports.require_free(node.name, self._listen, node.port)
-        gpus = visible(list_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES"))
+        self._gpus = gpus = visible(list_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES"))
         self._certificates = self._make_certificates()
         tls = self._certificates.engine if config.engines_speak_tls else None
         self._duty = Duty(config, node, gpus, self._listen, tls)
@@ -105,7 +106,9 @@ class _Node:
             self._worker_settings(), config.gateway.worker_count(), self._events, self._on_fault
         )
         self._control = ControlServer(self, control_socket)
-        self._collector = NodeCollector(self._current_view, self._workers.metrics.totals, self._engine_counts)
+        self._collector = NodeCollector(
+            self._current_view, self._workers.metrics.totals, self._engine_counts, self._waiting_requests
+        )
         self._membership = Membership(self._membership_settings(), self._report, self._on_view)
 
     # -- making the parts
@@ -137,6 +140,7 @@ class _Node:
             settings=config.engines,
             state_dir=config.state_dir_of(node.name),
             machine=this_machine(sharing),
+            gpus=self._gpus,
             advertised=advertised_address(node),
             drain_timeout=recovery.drain_timeout,
             settle=2 * config.cluster.heartbeat_interval,
@@ -148,7 +152,7 @@ class _Node:
         )
 
     def _worker_settings(self) -> WorkerSettings:
-        gateway = self._config.gateway
+        gateway, admission = self._config.gateway, self._config.admission
         return WorkerSettings(
             index=0,
             workers=0,
@@ -168,6 +172,10 @@ class _Node:
             resume=self._config.recovery.resume,
             resume_buffer=self._config.recovery.resume_buffer,
             max_resumes=self._config.recovery.max_resumes,
+            max_queued=admission.max_queued,
+            max_queued_bytes=admission.max_queued_bytes,
+            max_wait=admission.max_wait,
+            batch_share=admission.batch_share,
             certificate=gateway.tls.certificate if gateway.tls else None,
             key=gateway.tls.key if gateway.tls else None,
             authorities=self._certificates.clients(),
@@ -325,6 +333,7 @@ class _Node:
             answers=self._orphans.answers,
             externals=self._externals.known(),
             local_host=self._listen,
+            model_slot=self._model_slots,
             draining=self._leaving,
         )
         if table != self._table:
@@ -362,14 +371,17 @@ class _Node:
             covers=self._duty.covers,
             engines=self._duty.marked(self._engines.reports()),
             in_flight={engine: count for engine, count in counts.items() if count},
+            waiting=self._waiting(),
         )
 
     async def _share_loads(self) -> None:
         """Let the workers see what other nodes' gateways have open, as the heartbeats bring it."""
         while True:
-            loads = remote_in_flight(self._membership.view())
+            view = self._membership.view()
+            loads = remote_in_flight(view)
             slots = {self._slots.get(engine): count for engine, count in loads.items()}
             self._workers.in_flight.set_remote({s: n for s, n in slots.items() if s is not None})
+            self._workers.metrics.set_elsewhere(queues.by_slot(gateways_waiting(view), self._model_slots))
             await asyncio.sleep(self._config.cluster.heartbeat_interval / 2)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -400,6 +412,14 @@ class _Node:
 
     def _current_view(self) -> View:
         return self._membership.view()
+
+    def _waiting(self) -> dict[str, Waiting]:
+        return queues.waiting(self._workers.metrics, self._model_slots)
+
+    def _waiting_requests(self) -> Iterator[tuple[str, int]]:
+        waiting = self._waiting()
+        for model in self._config.models:
+            yield model.name, waiting[model.name].requests if model.name in waiting else 0
 
     def _engine_counts(self) -> Iterator[tuple[str, int, int]]:
         for engine, slot in self._slots.known().items():

@@ -57,6 +57,7 @@ def _member(member: Member) -> dict[str, Any]:
         "covers": report.covers or None if report and _present(member) else None,
         "version": report.version if report else None,
         "config_hash": report.config_hash if report else None,
+        "waiting": {model: w.requests for model, w in report.waiting.items()} if report else {},
         "engines": [_engine(e) for e in report.engines] if report else [],
     }
 

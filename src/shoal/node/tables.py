@@ -72,6 +72,7 @@ def routing_table(
     answers: Mapping[str, bool],
     externals: Iterable[External] = (),
     local_host: str = "",
+    model_slot: Callable[[str], int] = lambda _: 0,
     draining: bool = False,
 ) -> RoutingTable:
     """Return the routing table for what this node knows.
@@ -84,12 +85,14 @@ def routing_table(
         answers: whether the engines of members that are not alive answer this node's own probes.
         externals: engines that somebody else runs.
         local_host: address this node's own engines listen on, where it may differ from the one others use (NAT).
+        model_slot: gives each model's column of the counts of what waits by its name.
         draining: this node is leaving.
     """
     externals = tuple(externals)
     engines: dict[str, list[EngineTarget]] = {m.name: [] for m in config.models}
     aliases: dict[str, set[str]] = {m.name: {m.name} for m in config.models}
     lengths: dict[str, int | None] = {}
+    limits = {m.name: m.max_in_flight or config.admission.max_in_flight for m in config.models}
     weights = {n.name: n.weight for n in config.nodes}
     for name, report in routable(view, answers):
         if report.model not in engines:
@@ -107,6 +110,7 @@ def routing_table(
                 weight=weight,
                 instance=report.instance,
                 token_ids=True,
+                capacity=_capacity(limits[report.model], report.capacity),
             )
         )
         for served in report.served:
@@ -114,7 +118,8 @@ def routing_table(
             lengths[served] = report.max_model_len
     for external in externals:
         if external.report.state is EngineState.READY and external.report.model in engines:
-            engines[external.report.model].append(external.target)
+            most = _capacity(limits[external.report.model], 0)
+            engines[external.report.model].append(msgspec.structs.replace(external.target, capacity=most))
             lengths.setdefault(external.report.model, external.report.max_model_len)
     routes: dict[str, ModelRoute] = {}
     for model in config.models:
@@ -125,6 +130,7 @@ def routing_table(
             engines=targets,
             max_model_len=lengths.get(model.name),
             pending="" if targets else pending(model.name, view),
+            slot=model_slot(model.name),
         )
         # A configured model's own name wins over the same name served by another model's engine as an adapter.
         routes |= {alias: route for alias in sorted(aliases[model.name]) if alias not in routes}
@@ -143,6 +149,13 @@ def routing_table(
         retry_after=RETRY_AFTER,
         draining=draining,
     )
+
+
+def _capacity(limit: int | str, own: int) -> int:
+    """Return the requests that an engine gets at most, 0 for any number; `own`: by what it says itself."""
+    if isinstance(limit, int):
+        return limit
+    return own if limit == "auto" else 0
 
 
 def next_version(table: RoutingTable) -> RoutingTable:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
@@ -18,6 +18,16 @@ class GatewayTotals(Protocol):
     @property
     def requests(self) -> Mapping[tuple[str, bool], int]:
         """Answered requests by status class (``2xx``) and whether they were streamed."""
+        ...
+
+    @property
+    def queued(self) -> int:
+        """Requests that waited for room in an engine and got it."""
+        ...
+
+    @property
+    def queue_microseconds(self) -> int:
+        """What these waited, together."""
         ...
 
 
@@ -34,6 +44,11 @@ _COUNTERS = {
     "bytes_in": "Bytes of request bodies passed on to engines.",
     "bytes_out": "Bytes of answers passed on to clients.",
 }
+_QUEUE_ENDS = {
+    "queue_refusals": "full",
+    "queue_timeouts": "timeout",
+    "queue_departures": "client_gone",
+}
 _GAUGES = {
     "open_connections": "Client connections open now.",
     "open_requests": "Requests that engines hold now for this node's gateway.",
@@ -47,6 +62,7 @@ class NodeCollector(Collector):
         view: returns the current view.
         totals: returns the sums over the gateway workers.
         engines: returns (full id, requests dispatched, faults) of each engine this node's gateway has used.
+        waiting: returns (model, requests that wait in this node's gateway for room in its engines).
     """
 
     def __init__(
@@ -54,14 +70,17 @@ class NodeCollector(Collector):
         view: Callable[[], View],
         totals: Callable[[], GatewayTotals],
         engines: Callable[[], Iterable[tuple[str, int, int]]],
+        waiting: Callable[[], Iterable[tuple[str, int]]] = tuple,
     ) -> None:
         self._view = view
         self._totals = totals
         self._engines = engines
+        self._waiting = waiting
 
     def collect(self) -> Iterable[Metric]:
         """Yield every metric family (prometheus_client calls this)."""
         yield from self._gateway()
+        yield from self._queue()
         yield from _cluster(self._view())
 
     def _gateway(self) -> Iterable[Metric]:
@@ -85,6 +104,31 @@ class NodeCollector(Collector):
             faults.add_metric([engine], failed)
         yield dispatched
         yield faults
+
+    def _queue(self) -> Iterable[Metric]:
+        totals = self._totals()
+        length = GaugeMetricFamily(
+            "shoal_gateway_queue_length",
+            "Requests, batch ones left out, that wait now for room in an engine.",
+            labels=["model"],
+        )
+        for model, count in self._waiting():
+            length.add_metric([model], count)
+        yield length
+        yield SummaryMetricFamily(
+            "shoal_gateway_queue_wait_seconds",
+            "Time that requests waited for room in an engine, those that did.",
+            count_value=totals.queued,
+            sum_value=totals.queue_microseconds / 1e6,
+        )
+        unserved = CounterMetricFamily(
+            "shoal_gateway_queue_unserved",
+            "Requests that found no room in an engine: queue full (429), waited too long (503), client gone.",
+            labels=["reason"],
+        )
+        for name, reason in _QUEUE_ENDS.items():
+            unserved.add_metric([reason], getattr(totals, name))
+        yield unserved
 
 
 def _cluster(view: View) -> Iterable[Metric]:

@@ -22,6 +22,7 @@ class EngineTarget(msgspec.Struct, frozen=True, kw_only=True):
         host_header: ``Host`` to send in place of the client's; None passes the client's on.
         instance: differs each time the engine is started; "" where nobody knows (external engines).
         token_ids: it gives token ids when asked to, as vLLM does (``return_token_ids``).
+        capacity: requests of all gateways that it should have at most, 0 for no limit; further ones wait.
     """
 
     id: str
@@ -36,6 +37,7 @@ class EngineTarget(msgspec.Struct, frozen=True, kw_only=True):
     host_header: str | None = None
     instance: str = ""
     token_ids: bool = False
+    capacity: int = 0
 
 
 class ModelRoute(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +49,7 @@ class ModelRoute(msgspec.Struct, frozen=True, kw_only=True):
         engines: engines that are ready, best known order first; may be empty.
         max_model_len: context length of the engines, tokens; None when not known.
         pending: sentence for the 503 while `engines` is empty ("1 of 3 engines is loading weights, 41 s so far").
+        slot: column of the shared counts of requests that wait for the model.
     """
 
     model: str
@@ -54,6 +57,7 @@ class ModelRoute(msgspec.Struct, frozen=True, kw_only=True):
     engines: tuple[EngineTarget, ...] = ()
     max_model_len: int | None = None
     pending: str = ""
+    slot: int = 0
 
 
 class RoutingTable(msgspec.Struct, frozen=True, kw_only=True):

@@ -18,6 +18,7 @@ def document(**more: Any) -> dict[str, Any]:
     mine = {
         "name": "127.0.0.1:8000", "state": "alive", "age": 0.0, "is_self": True, "role": "serve",
         "version": "0.1.0", "config_hash": "x", "engines": [engine], "covers": None,
+        "waiting": {"m": 40, "n": 2},
     }  # fmt: skip
     never = {
         "name": "127.0.0.1:8001", "state": "unknown", "age": None, "is_self": False, "role": None,
@@ -46,6 +47,7 @@ def test_members_engines_errors_and_the_last_events_are_shown():
         "ValueError: no such model",
         "25%",
         "never",
+        " 42 ",
     ):
         assert part in text
     assert "event 4" in text

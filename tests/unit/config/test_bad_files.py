@@ -80,7 +80,7 @@ def wrong_values() -> Iterator[Bad]:
             wrong = [5, True, ["x"], {"a": 1}]
         if path[-1] in ("args", "env"):
             wrong = wrong[:2]
-        if path[-1] == "workers":
+        if path[-1] in ("workers", "max_in_flight"):
             wrong = wrong[1:]
         for value in wrong:
             yield Bad(f"{'.'.join(map(str, path))}={value}", with_value(path, value), str(path[-1]))

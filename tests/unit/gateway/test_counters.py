@@ -41,6 +41,8 @@ def test_cells_do_not_overlap(fd):
     rows = [in_flight.row(index) for index in range(4)]
     for worker in range(3):
         rows += [metrics.row(worker), metrics.engine_requests(worker), metrics.engine_faults(worker)]
+        rows.append(metrics.waiting(worker))
+    rows.append(metrics.elsewhere)
     for number, row in enumerate(rows):
         row[:] = memoryview(b"".join(number.to_bytes(8, "little") for _ in range(len(row)))).cast("q")
     for number, row in enumerate(rows):
@@ -73,3 +75,12 @@ def test_totals_sum_over_workers(fd):
     assert metrics.per_engine(4) == (30, 3)
     metrics.reset_gauges(1)
     assert (metrics.totals().open_connections, metrics.totals().retries) == (14, 6)
+
+
+def test_what_waits_is_seen_by_all_and_goes_with_its_worker(fd):
+    metrics = SharedMetrics(fd, 3)
+    for worker in range(3):
+        metrics.waiting(worker)[9] = worker
+    assert SharedMetrics(fd, 3).waiting_column(9).tolist() == [0, 1, 2]
+    metrics.reset_gauges(2)
+    assert metrics.waiting_column(9).tolist() == [0, 1, 0]

@@ -148,3 +148,39 @@ def test_engines_from_which_nothing_is_to_be_expected_are_named(
 ):
     seen = view(member(8001, member_state, engine(engine_state)))
     assert table(seen, answers).lost == (("127.0.0.1:8001/m-0",) if is_lost else ())
+
+
+@pytest.mark.parametrize(
+    ("setting", "of_model", "own", "external"),
+    [
+        ("auto", "null", 288, 0),
+        ("off", "null", 0, 0),
+        ("7", "null", 7, 7),
+        ("7", "auto", 288, 0),
+        ("auto", "5", 5, 5),
+        ("5", "off", 0, 0),
+    ],
+)
+def test_an_engine_has_the_capacity_it_reports_or_the_one_of_the_file(
+    setting: str, of_model: str, own: int, external: int
+):
+    text = f"""
+    nodes: [{{host: 127.0.0.1}}]
+    models:
+      - {{path: /models/m, max_in_flight: {of_model}}}
+      - {{name: x, engine: external, addresses: [{{url: "http://h:1"}}], max_in_flight: {of_model}}}
+    admission: {{max_in_flight: {setting}}}
+    """
+    target = EngineTarget(id="external/x-0", slot=0, host="h", port=1)
+    got = routing_table(
+        config(text),
+        view(member(8000, ALIVE, engine(capacity=288))),
+        version=1,
+        slot=len,
+        model_slot={"m": 3, "x": 4}.__getitem__,
+        answers={},
+        externals=[External(report=engine(kind="external", model="x", served=()), target=target)],
+    )
+    assert [e.capacity for e in got.routes["m"].engines] == [own]
+    assert [e.capacity for e in got.routes["x"].engines] == [external]
+    assert (got.routes["m"].slot, got.routes["x"].slot) == (3, 4)

@@ -29,7 +29,9 @@ def samples() -> dict[tuple[str, tuple[str, ...]], float]:
             Member(name="b:1", state=MemberState.DEAD),
         ),
     )
-    text = render(NodeCollector(lambda: view, lambda: TOTALS, lambda: [("a:1/m-0", 9, 2)])).decode()
+    text = render(
+        NodeCollector(lambda: view, lambda: TOTALS, lambda: [("a:1/m-0", 9, 2)], lambda: [("m", 3)])
+    ).decode()
     families = text_string_to_metric_families(text)
     return {(s.name, tuple(s.labels.values())): s.value for f in families for s in f.samples}
 
@@ -42,6 +44,15 @@ def test_gateway_counters_are_there():
     assert got["shoal_gateway_open_requests", ()] == 7
     assert got["shoal_gateway_engine_requests_total", ("a:1/m-0",)] == 9
     assert got["shoal_gateway_engine_faults_total", ("a:1/m-0",)] == 2
+
+
+def test_the_queue_is_there():
+    got = samples()
+    assert got["shoal_gateway_queue_length", ("m",)] == 3
+    assert got["shoal_gateway_queue_wait_seconds_count", ()] == 7
+    assert got["shoal_gateway_queue_wait_seconds_sum", ()] == 7e-6
+    for reason in ("full", "timeout", "client_gone"):
+        assert got["shoal_gateway_queue_unserved_total", (reason,)] == 7
 
 
 def test_members_and_own_engines_are_there():
