@@ -41,7 +41,7 @@ class Admission:
         slot: the model's column in the shared counts of what waits.
     """
 
-    __slots__ = ("_gateway", "_model", "_pumping", "_queue", "_timer", "slot", "waiting")
+    __slots__ = ("_gateway", "_model", "_pumping", "_queue", "_timer", "_usable", "slot", "waiting")
 
     def __init__(self, gateway: Gateway, model: str) -> None:
         settings = gateway.settings
@@ -50,6 +50,7 @@ class Admission:
         self._queue: WaitingQueue[Exchange] = WaitingQueue(settings.max_queued, settings.max_queued_bytes)
         self._timer: asyncio.TimerHandle | None = None
         self._pumping = False
+        self._usable = True  # what waits could start if there were room
         self.waiting = 0
         self.slot = 0
 
@@ -119,14 +120,18 @@ class Admission:
         # The table may have changed while it waited.
         route = gateway.routes.get(exchange.route.model_id) or self._any_route()
         if route is None or not route.pools:
+            self._usable = False
             return None
         exchange.route = route
         if not route.capped:
             return route.choose((), gateway)
+        pools = route.usable(gateway, patient=patient)
+        if patient:
+            self._usable = bool(pools)
         others = self._gateways_elsewhere()
         if others and (batch or route.held() >= route.share(others + 1)):
             return None
-        return route.choose_with_room(gateway, batch=batch, patient=patient)
+        return route.choose_with_room(gateway, pools, batch=batch)
 
     def _any_route(self) -> Route | None:
         """Return a route to the model's engines: for a name, a LoRA adapter's, that none of them has any longer."""
@@ -157,9 +162,11 @@ class Admission:
         self._note()
 
     def _note(self) -> None:
-        """Let everybody who counts know how many wait."""
+        """Let everybody who counts know how many wait: for room, and not for an engine that this worker can reach."""
         self.waiting = len(self._queue)
-        self._gateway.waiting_row[self.slot] = self._queue.interactive
+        if not self.waiting:
+            self._usable = True
+        self._gateway.waiting_row[self.slot] = self._queue.interactive if self._usable else 0
 
     # Those that find no place.
 

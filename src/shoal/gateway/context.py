@@ -94,32 +94,37 @@ class Route:
             return None
         return self.pools[self.policy.pick(self.targets, loads)]
 
-    def choose_with_room(self, gateway: Gateway, *, batch: bool, patient: bool) -> Pool | None:
-        """Return an engine that is below its cap, None if there is none.
+    def usable(self, gateway: Gateway, *, patient: bool) -> Sequence[Pool]:
+        """Return the engines to pick from, at their caps or not.
 
         Args:
             gateway: the worker's shared state.
-            batch: for a batch request, which leaves others their share.
-            patient: rather none than one that is ejected for its faults, and one that has failed lately gets one
-                request at a time: the places that a dying engine's requests leave are not for those that wait.
+            patient: rather none than those that are ejected for their faults, and one that has failed lately only for
+                one request at a time: the places that a dying engine's requests leave are not for those that wait.
         """
-        faults, now = gateway.faults, 0.0
-        pools: Iterable[Pool] = self.pools
-        if faults.avoided:
-            now = gateway.now()
-            best = faults.best(self.targets, now)
-            if best or patient:
-                pools = [pool for pool in self.pools if pool.target.id in best]
-            if patient:
-                pools = [p for p in pools if not (faults.doubts(p.target) and p.counts.own())]
-        room = [pool for pool in pools if pool.has_room(self.batch_share if batch else 1.0)]
+        faults = gateway.faults
+        if not faults.avoided:
+            return self.pools
+        best = faults.best(self.targets, gateway.now())
+        pools = [pool for pool in self.pools if pool.target.id in best]
+        if patient:
+            return [pool for pool in pools if not (faults.doubts(pool.target) and pool.counts.own())]
+        return pools or self.pools
+
+    def choose_with_room(self, gateway: Gateway, pools: Iterable[Pool], *, batch: bool) -> Pool | None:
+        """Return one of some engines that is below its cap, None if there is none.
+
+        Args:
+            gateway: the worker's shared state.
+            pools: the engines.
+            batch: for a batch request, which leaves others their share.
+        """
+        room = tuple([pool for pool in pools if pool.has_room(self.batch_share if batch else 1.0)])
         if not room:
             return None
-        picked = self._pick(
-            tuple(room), [pool.target for pool in room], [pool.counts.column for pool in room]
-        )
-        if faults.avoided:
-            faults.picked(picked.target.id, now)
+        picked = self._pick(room, [pool.target for pool in room], [pool.counts.column for pool in room])
+        if gateway.faults.avoided:
+            gateway.faults.picked(picked.target.id, gateway.now())
         return picked
 
     def held(self) -> int:

@@ -341,6 +341,25 @@ async def test_what_waits_is_told_to_other_workers_and_batch_is_not(stage):
     assert stage.metrics.waiting_column(0).tolist() == [0, 0]
 
 
+async def test_a_worker_that_reaches_no_engine_takes_no_share_from_others(stage):
+    """It waits for an engine and not for room: half of the engines would stand idle for it."""
+    gate = Gate()
+    tasks = await filled(stage, gate)
+    tasks += [await asked(stage, "one"), await asked(stage, "two")]
+    assert stage.metrics.waiting_column(0).tolist() == [2, 0]
+    (engine,) = stage.engines
+    await engine.stop()
+    assert (await tasks[0]).status == 502
+    await stage.until(lambda: waiting(stage) == 1)
+    await stage.until(lambda: stage.metrics.waiting_column(0).tolist() == [0, 0])
+    await engine.start()
+    while not all(task.done() for task in tasks):
+        await stage.until(lambda: gate.held or all(task.done() for task in tasks))
+        gate.release(len(gate.held))
+    assert [task.result().status for task in tasks] == [502, 503, 200]
+    assert stage.metrics.waiting_column(0).tolist() == [0, 0]
+
+
 async def test_batch_leaves_room_for_others(stage):
     gate = Gate()
     engine = await stage.engine(gate)
