@@ -92,7 +92,7 @@ class Route:
         loads = list(map(sum, columns))
         if max(loads) >= self._least_ample and not all(map(lt, loads, ample)):
             return None
-        return self.pools[self.policy.pick(self.targets, loads)]
+        return self._pick(self.pools, self.targets, columns, loads)
 
     def usable(self, gateway: Gateway, *, patient: bool) -> Sequence[Pool]:
         """Return the engines to pick from, at their caps or not.
@@ -160,12 +160,18 @@ class Route:
         return picked
 
     def _pick(
-        self, pools: tuple[Pool, ...], targets: Sequence[EngineTarget], columns: Sequence[memoryview]
+        self,
+        pools: tuple[Pool, ...],
+        targets: Sequence[EngineTarget],
+        columns: Sequence[memoryview],
+        loads: Sequence[int] = (),
     ) -> Pool:
         if len(pools) == 1:
             return pools[0]
         policy = self.policy
-        return pools[policy.pick(targets, list(map(sum, columns)) if policy.uses_load else ())]
+        if not policy.uses_load:
+            return pools[policy.pick(targets, ())]
+        return pools[policy.pick(targets, loads or list(map(sum, columns)))]
 
 
 class Gateway:
