@@ -16,7 +16,7 @@ from shoal.config.shape import fields_of
 from shoal.config.sizes import format_size
 
 SourceKind = Literal["file", "environment", "default"]
-_SIZES = frozenset({"max_body", "max_header", "log_max_size"})
+_SIZES = frozenset({"max_body", "max_header", "log_max_size", "prefix_memory"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,11 +16,25 @@ from pydantic import (
 )
 
 from shoal.config.admission import InFlightLimit
-from shoal.config.base import Entries, Line, LocalPath, Section, distinct
+from shoal.config.base import Entries, Line, LocalPath, Section, distinct, listed
 from shoal.config.engine_args import Args, check_args
 from shoal.config.hosts import check_host
+from shoal.routing import registry
 
-PolicyName = Literal["round_robin", "weighted_round_robin", "least_connections"]
+
+def _check_policy(name: str) -> str:
+    if not registry.known(name):
+        raise ValueError(
+            f"it must be one of {listed(registry.names())}, or a policy that a package installed here brings"
+        )
+    return name
+
+
+PolicyName = Annotated[
+    str,
+    AfterValidator(_check_policy),
+    WithJsonSchema({"anyOf": [{"enum": list(registry.POLICIES)}, {"type": "string", "minLength": 1}]}),
+]
 EngineKind = Literal["vllm", "sim", "external"]
 Placement = Literal["small", "medium", "large", "xlarge", "auto"]
 

@@ -235,9 +235,25 @@ class Routing(Section):
     """How an engine is picked for a request."""
 
     policy: PolicyName = Field(
-        default="least_connections",
-        description="round_robin: in turn. weighted_round_robin: in turn, by weight. least_connections: the "
-        "one with the fewest open requests for its weight.",
+        default="prefix_affinity",
+        description="prefix_affinity: the one that knows most of the prompt and has least to do. round_robin: in turn. "
+        "weighted_round_robin: in turn, by weight. least_connections: the one with the fewest open requests for its "
+        "weight. power_of_two: the less loaded of two. session: the same for all requests of a session. Or one of a "
+        "package installed on every node (docs/policies.md).",
+    )
+    allow_override: bool = Field(
+        default=False,
+        description="Whether a request may name another policy with the header x-shoal-policy. Where not, the header "
+        "is passed over.",
+    )
+    session_header: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] = Field(
+        default="x-session-id",
+        description="Header that names the session for the policy session. Without it: prompt_cache_key or user in the "
+        "body, else the API key.",
+    )
+    prefix_memory: Annotated[int, *bytes_between(_MIB, 64 * _GIB)] = Field(
+        default=64 * _MIB,
+        description="Memory of each node for which engine has which prompts, at most, in bytes or as 64MiB.",
     )
 
 

@@ -63,7 +63,7 @@ class Admission:
             pool = self._place(exchange, claim.batch, patient=False)
             if pool is None and request.method == b"OPTIONS":  # a CORS preflight: takes nothing of an engine
                 assert exchange.route is not None
-                pool = exchange.route.choose((), gateway)
+                pool = exchange.route.choose((), gateway, exchange.request)
             if pool is not None:
                 exchange.begin(pool)
                 return
@@ -124,14 +124,14 @@ class Admission:
             return None
         exchange.route = route
         if not route.capped:
-            return route.choose((), gateway)
+            return route.choose((), gateway, exchange.request)
         pools = route.usable(gateway, patient=patient)
         if patient:
             self._usable = bool(pools)
         others = self._gateways_elsewhere()
         if others and (batch or route.held() >= route.share(others + 1)):
             return None
-        return route.choose_with_room(gateway, pools, batch=batch)
+        return route.choose_with_room(gateway, pools, exchange.request, batch=batch)
 
     def _any_route(self) -> Route | None:
         """Return a route to the model's engines: for a name, a LoRA adapter's, that none of them has any longer."""

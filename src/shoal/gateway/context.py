@@ -12,16 +12,21 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from shoal.gateway.admission import Admission
+from shoal.gateway.affinity import Affinity
 from shoal.gateway.counters import Cell, InFlight, SharedMetrics
 from shoal.gateway.faults import Faults
-from shoal.gateway.messages import EngineFault, WorkerSettings
+from shoal.gateway.inspect import RoutingFields, decode_fields
+from shoal.gateway.messages import EngineFault, WorkerNotice, WorkerSettings
 from shoal.gateway.pool import Counts, Pool
+from shoal.gateway.prompts import prompt_fields
 from shoal.routing import registry
+from shoal.routing.least_connections import LeastConnections
 from shoal.routing.policy import Policy
 from shoal.routing.table import EngineTarget, ModelRoute, RoutingTable
 
 if TYPE_CHECKING:
     from shoal.gateway.client import ClientConnection
+    from shoal.gateway.request import Request
 
 
 class Route:
@@ -47,6 +52,7 @@ class Route:
         "batch_share",
         "capped",
         "max_model_len",
+        "model",
         "model_id",
         "pending",
         "policy",
@@ -66,6 +72,7 @@ class Route:
     ) -> None:
         self.admission = admission
         self.batch_share = batch_share
+        self.model = route.model
         self.model_id = model_id
         self.max_model_len = route.max_model_len
         self.pending = route.pending
@@ -79,11 +86,11 @@ class Route:
         self._ample = [t.capacity - max(1, t.capacity // 16) for t in route.engines] if self.capped else None
         self._least_ample = min(self._ample) if self._ample else 0
 
-    def admit(self, gateway: Gateway) -> Pool | None:
+    def admit(self, gateway: Gateway, request: Request) -> Pool | None:
         """Return the engine for a new, ordinary request; None where that needs a closer look (`Admission.enter`)."""
         ample = self._ample
         if ample is None:
-            return self.choose((), gateway)
+            return self.choose((), gateway, request)
         if self.admission.waiting or gateway.faults.avoided:
             return None
         columns = self._columns
@@ -92,7 +99,7 @@ class Route:
         loads = list(map(sum, columns))
         if max(loads) >= self._least_ample and not all(map(lt, loads, ample)):
             return None
-        return self._pick(self.pools, self.targets, columns, loads)
+        return self._pick(self.pools, self.targets, columns, gateway, request, loads=loads)
 
     def usable(self, gateway: Gateway, *, patient: bool) -> Sequence[Pool]:
         """Return the engines to pick from, at their caps or not.
@@ -111,18 +118,22 @@ class Route:
             return [pool for pool in pools if not (faults.doubts(pool.target) and pool.counts.own())]
         return pools or self.pools
 
-    def choose_with_room(self, gateway: Gateway, pools: Iterable[Pool], *, batch: bool) -> Pool | None:
+    def choose_with_room(
+        self, gateway: Gateway, pools: Iterable[Pool], request: Request, *, batch: bool
+    ) -> Pool | None:
         """Return one of some engines that is below its cap, None if there is none.
 
         Args:
             gateway: the worker's shared state.
             pools: the engines.
+            request: the request.
             batch: for a batch request, which leaves others their share.
         """
         room = tuple([pool for pool in pools if pool.has_room(self.batch_share if batch else 1.0)])
         if not room:
             return None
-        picked = self._pick(room, [pool.target for pool in room], [pool.counts.column for pool in room])
+        targets, columns = [pool.target for pool in room], [pool.counts.column for pool in room]
+        picked = self._pick(room, targets, columns, gateway, request)
         if gateway.faults.avoided:
             gateway.faults.picked(picked.target.id, gateway.now())
         return picked
@@ -139,7 +150,7 @@ class Route:
         """Whether there is an engine that is not among `tried`. One that was started anew since is another one."""
         return any(pool not in tried for pool in self.pools)
 
-    def choose(self, tried: Sequence[Pool], gateway: Gateway) -> Pool:
+    def choose(self, tried: Sequence[Pool], gateway: Gateway, request: Request) -> Pool:
         """Return the engine for a request that has failed on `tried`; there must be one left.
 
         Engines that are ejected for their faults are picked only when there is nobody else, see `faults`.
@@ -147,7 +158,7 @@ class Route:
         pools, targets, columns = self.pools, self.targets, self._columns
         faults = gateway.faults
         if not tried and not faults.avoided:
-            return self._pick(pools, targets, columns)
+            return self._pick(pools, targets, columns, gateway, request)
         now = gateway.now()
         best = faults.best(targets, now)
         left = [pool for pool in pools if pool not in tried]
@@ -155,7 +166,7 @@ class Route:
         # Who has been admitted once does not wait again, but goes where there is room if it can.
         pools = tuple([pool for pool in left if pool.has_room()] or left)
         columns = tuple(pool.counts.column for pool in pools)
-        picked = self._pick(pools, [pool.target for pool in pools], columns)
+        picked = self._pick(pools, [pool.target for pool in pools], columns, gateway, request)
         faults.picked(picked.target.id, now)
         return picked
 
@@ -164,14 +175,21 @@ class Route:
         pools: tuple[Pool, ...],
         targets: Sequence[EngineTarget],
         columns: Sequence[memoryview],
+        gateway: Gateway,
+        request: Request,
+        *,
         loads: Sequence[int] = (),
     ) -> Pool:
         if len(pools) == 1:
             return pools[0]
-        policy = self.policy
-        if not policy.uses_load:
-            return pools[policy.pick(targets, ())]
-        return pools[policy.pick(targets, loads or list(map(sum, columns)))]
+        policy = request.policy or self.policy
+        try:
+            counted = loads or list(map(sum, columns)) if policy.uses_load else ()
+            return pools[policy.pick(targets, counted, request)]
+        except Exception as error:
+            gateway.policy_failed(self.model, policy, error)
+            request.work = 0
+            return pools[gateway.stand_in.pick(targets, list(map(sum, columns)), request)]
 
 
 class Gateway:
@@ -181,7 +199,8 @@ class Gateway:
         settings: from the node process.
         in_flight: the shared counts.
         metrics: the shared metrics.
-        report: takes fault messages for the node process.
+        report: takes messages for the node process.
+        affinity: what workers share of engines' caches; None for a small map of this worker alone.
     """
 
     def __init__(
@@ -189,9 +208,14 @@ class Gateway:
         settings: WorkerSettings,
         in_flight: InFlight,
         metrics: SharedMetrics,
-        report: Callable[[EngineFault], None],
+        report: Callable[[EngineFault | WorkerNotice], None],
+        affinity: Affinity | None = None,
     ) -> None:
         self.settings = settings
+        self.stand_in = LeastConnections(settings.index)
+        """Picks where a policy has failed."""
+        self.fields_of: Callable[[bytes], RoutingFields] = decode_fields
+        """Decodes the routing fields of a JSON body, with the prompt if policies need it."""
         self.table = RoutingTable(version=0)
         self.routes: dict[str, Route] = {}
         self.only_route: Route | None = None
@@ -218,9 +242,20 @@ class Gateway:
         """Requests of this worker that wait, by model slot."""
         self._in_flight = in_flight
         self._admissions: dict[str, Admission] = {}
+        self._report = report
+        self._affinity = affinity or Affinity.private()
+        self._index = settings.index if affinity else 0  # row in it
+        self._shared = registry.Shared(
+            self._affinity.table,
+            self._affinity,
+            self._affinity.teller(self._index) if settings.share_prefixes else lambda *_: None,
+            settings.session_header.lower().encode(),
+        )
+        self._failed: set[tuple[str, str]] = set()
         self._pools: dict[str, Pool] = {}
         self._policies: dict[tuple[str, str], Policy] = {}
         in_flight.clear(settings.index)
+        self._affinity.clear(self._index)
         metrics.reset_gauges(settings.index)
         self.tick()
 
@@ -231,8 +266,7 @@ class Gateway:
             ValueError: the table names a policy that does not exist; the last table stays in force.
         """
         policies = {
-            (route.model, route.policy): self._policies.get((route.model, route.policy))
-            or registry.create(route.policy, seed=self.settings.index)
+            (route.model, route.policy): self.policy(route.model, route.policy)
             for route in table.routes.values()
         }
         pools = {target.id: self._pool(target) for route in table.routes.values() for target in route.engines}
@@ -260,6 +294,9 @@ class Gateway:
             for model_id, route in table.routes.items()
         }
         models = {route.model for route in table.routes.values()}
+        several = any(len(route.engines) > 1 for route in table.routes.values())
+        wanted = several and any(getattr(policy, "uses_prompt", False) for policy in policies.values())
+        self.fields_of = prompt_fields if wanted else decode_fields
         self.closing = self._draining or table.draining
         self.only_route = next(iter(self.routes.values())) if len(models) == 1 else None
         lost = frozenset(table.lost)
@@ -275,6 +312,26 @@ class Gateway:
         admission = self._admissions.get(route.model) or Admission(self, route.model)
         admission.slot = route.slot
         return admission
+
+    def policy(self, model: str, name: str) -> Policy:
+        """Return the policy of this name for a model: the one there is, or a new one.
+
+        Raises:
+            ValueError: there is no such policy, or it cannot be made.
+        """
+        policy = self._policies.get((model, name))
+        if policy is None:
+            seed = self.settings.seed + self.settings.index
+            policy = self._policies[model, name] = registry.create(name, seed, self._shared)
+        return policy
+
+    def policy_failed(self, model: str, policy: Policy, error: Exception) -> None:
+        """Say once that a policy has raised."""
+        name = type(policy).__name__
+        if (model, name) not in self._failed:
+            self._failed.add((model, name))
+            text = f"model {model}: the routing policy {name} failed ({type(error).__name__}: {error})"
+            self._report(WorkerNotice(f"{text}; least_connections picks in its place", "warning"))
 
     def routes_to(self, pool: Pool) -> bool:
         """Return whether the table has the pool's engine, at the same address."""
@@ -295,6 +352,7 @@ class Gateway:
             self.metrics.engine_faults(index),
             target.slot,
         )
+        counts.work = self._affinity.work_row(self._index)
         return Pool(
             target,
             counts,

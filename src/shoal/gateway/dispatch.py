@@ -25,13 +25,19 @@ _VERSION = Answer(200, msgspec.json.encode({"version": shoal.__version__, "serve
 _JSON, _FORM, _BARE = Endpoint.JSON, Endpoint.FORM, Endpoint.BARE
 _NAMED = 20  # models named in an error at most
 
+POLICY_HEADER = b"x-shoal-policy"
+"""Names the policy for one request, where `WorkerSettings.allow_override` is set."""
+
 
 def dispatch(gateway: Gateway, client: ClientConnection, request: Request) -> Exchange | Answer:
     """Return the exchange, not yet started, that will answer `request`, or the answer itself."""
     endpoint = classify(request.target)
     if endpoint is _JSON or endpoint is _FORM or endpoint is _BARE:
         try:
-            fields = json_fields(request.body) if endpoint is _JSON else _fields(endpoint, request)
+            if endpoint is _JSON:
+                request.fields = fields = json_fields(request.body, gateway.fields_of)
+            else:
+                fields = _fields(endpoint, request)
         except BodyError as problem:
             return error(400, str(problem), code="invalid_body")
         request.stream = bool(fields.stream)
@@ -45,6 +51,8 @@ def dispatch(gateway: Gateway, client: ClientConnection, request: Request) -> Ex
         route = _route(gateway, request, fields.model)
         if type(route) is Answer:
             return route
+        if gateway.settings.allow_override and (refused := _override(gateway, request, route)):  # type: ignore[arg-type]
+            return refused
         kind = StreamExchange if request.stream else Exchange
         return kind(gateway, client, request, route)  # type: ignore[arg-type]
     if endpoint is Endpoint.CONTROL:
@@ -55,6 +63,19 @@ def dispatch(gateway: Gateway, client: ClientConnection, request: Request) -> Ex
         path = request.target.partition(b"?")[0].decode("latin-1")
         return error(404, f"There is nothing at {path[:200]}.", code="not_found")
     return _answer_here(gateway, request, endpoint)
+
+
+def _override(gateway: Gateway, request: Request, route: Route) -> Answer | None:
+    """Have the policy pick that the request names; return the answer to one that does not exist."""
+    name = request.header(POLICY_HEADER).decode("latin-1")
+    if not name:
+        return None
+    try:
+        request.policy = gateway.policy(route.model, name)
+    except ValueError as problem:
+        text = f"The header {POLICY_HEADER.decode()} asks for something that is not there: {problem}."
+        return error(400, text[:500], code="unknown_policy", param=POLICY_HEADER.decode())
+    return None
 
 
 def _wants_ids(gateway: Gateway, request: Request, fields: RoutingFields) -> bool:

@@ -57,6 +57,7 @@ class Exchange:
         "_tunnelled",
         "_upstream",
         "_waits",
+        "_work",
         "client",
         "gateway",
         "heard_at",
@@ -79,6 +80,7 @@ class Exchange:
         self.waited = 0.0  # seconds for a place at an engine
         self._waits: Callable[[], object] | None = None  # undoes what keeps it waiting for one
         self._pool: Pool | None = None  # whose count in flight this exchange holds
+        self._work = 0  # that it holds there: bytes of prompt the engine has not begun to answer
         self._upstream: UpstreamConnection | None = None
         self._tried: tuple[Pool, ...] = ()
         self._failures: tuple[str, ...] = ()  # what happened there
@@ -99,7 +101,7 @@ class Exchange:
         route = self.route
         if route is None:
             self.begin(self.gateway.control)
-        elif self.request.claim is None and (pool := route.admit(self.gateway)) is not None:
+        elif self.request.claim is None and (pool := route.admit(self.gateway, self.request)) is not None:
             self.begin(pool)
         else:
             route.admission.enter(self)
@@ -124,6 +126,9 @@ class Exchange:
         self._attempts += 1
         self.heard_at = self.gateway.coarse_now
         pool.counts.begin()
+        if self.request.work:
+            self._work = work = self.request.work
+            pool.counts.work[pool.counts.slot] += work
         upstream = pool.take()
         if upstream is None:
             pool.connect(self)
@@ -369,6 +374,7 @@ class Exchange:
     def _go_elsewhere(self, pool: Pool, reason: str) -> None:
         """Go on after `pool` has failed, if there is a way."""
         pool.counts.end()  # what waits comes later: the place of a failed engine is not worth much
+        self._settle(pool)
         self._pool = None
         gateway = self.gateway
         if self.route is None:
@@ -386,7 +392,7 @@ class Exchange:
         gateway = self.gateway
         if self._attempts < gateway.settings.max_attempts and route.has_others(self._tried):
             gateway.cells[Cell.RETRIES] += 1
-            self._attempt(route.choose(self._tried, gateway))
+            self._attempt(route.choose(self._tried, gateway, self.request))
         else:
             self._give_up(self._no_answer())
 
@@ -414,7 +420,14 @@ class Exchange:
     def _release(self) -> None:
         pool, self._pool = self._pool, None
         if pool is not None:
+            self._settle(pool)
             pool.end()
+
+    def _settle(self, pool: Pool) -> None:
+        """The engine has computed the prompt, or never will."""
+        if self._work:
+            pool.counts.work[pool.counts.slot] -= self._work
+            self._work = 0
 
     def _count(self, status: int) -> None:
         cells = self.gateway.cells

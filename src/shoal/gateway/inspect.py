@@ -7,6 +7,7 @@ JSON syntax checked on the way.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import msgspec
 
@@ -33,7 +34,7 @@ class RoutingFields(msgspec.Struct, gc=False):
     priority: object = None
 
 
-_decode = msgspec.json.Decoder(RoutingFields).decode
+decode_fields = msgspec.json.Decoder(RoutingFields).decode
 
 # Without quoted pairs: browsers write %22 for a quote (WHATWG), and so every input takes linear time.
 _PARAMETER = re.compile(rb""";\s*([a-z*-]+)\s*=\s*(?:"([^"]*)"|([^\s;]*))""", re.IGNORECASE)
@@ -49,8 +50,12 @@ def _parameters(value: bytes) -> dict[bytes, bytes]:
     return found
 
 
-def json_fields(body: bytes) -> RoutingFields:
+def json_fields(body: bytes, decode: Callable[[bytes], RoutingFields] = decode_fields) -> RoutingFields:
     """Return the routing fields of a JSON body; an empty body has none.
+
+    Args:
+        body: the whole body.
+        decode: decodes JSON to `RoutingFields`, or to a kind of it with more fields.
 
     Raises:
         BodyError: it is no JSON object, or its `model` no string.
@@ -58,7 +63,7 @@ def json_fields(body: bytes) -> RoutingFields:
     if not body:
         return RoutingFields()
     try:
-        return _decode(body)
+        return decode(body)
     except msgspec.ValidationError as error:
         raise BodyError(f"The request body does not fit: {error}.") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -57,6 +57,10 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True, tag="settings"):
         max_queued_bytes: bodies of requests that wait for the engines of one model.
         max_wait: a request that is no batch one waits for so long at most.
         batch_share: share of an engine's capacity beyond which batch requests wait.
+        seed: differs between nodes: together with `index` it says where policies start their turns.
+        allow_override: requests may name their policy.
+        session_header: lower-case name of the header that names a session.
+        share_prefixes: tell the node process of learned prompt blocks: there are other nodes to hear of them.
         certificate: PEM file; the worker speaks TLS, None for plain HTTP.
         key: PEM file with the private key of `certificate`.
         authorities: for connections to the cluster's engines, by the name of their certificate authority.
@@ -84,6 +88,10 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True, tag="settings"):
     max_queued_bytes: int = 256 * 1024 * 1024
     max_wait: float = 60.0
     batch_share: float = 0.8
+    seed: int = 0
+    allow_override: bool = False
+    session_header: str = "x-session-id"
+    share_prefixes: bool = False
     certificate: str | None = None
     key: str | None = None
     authorities: dict[str, Credentials] = {}

@@ -35,9 +35,12 @@ class Counts:
         requests: this worker's row of dispatched requests.
         faults: this worker's row of faults.
         slot: the engine's place in the rows.
+
+    Attributes:
+        work: this worker's row of work on its way, bytes of prompt (`shoal.gateway.affinity`).
     """
 
-    __slots__ = ("column", "faults", "in_flight", "requests", "slot")
+    __slots__ = ("column", "faults", "in_flight", "requests", "slot", "work")
 
     def __init__(
         self, in_flight: memoryview, column: memoryview, requests: memoryview, faults: memoryview, slot: int
@@ -47,6 +50,7 @@ class Counts:
         self.requests = requests
         self.faults = faults
         self.slot = slot
+        self.work = memoryview(bytearray(8)).cast("q")
 
     @classmethod
     def private(cls) -> Counts:

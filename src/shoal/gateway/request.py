@@ -8,10 +8,14 @@ import re
 import msgspec
 
 from shoal.gateway.fields import with_length, without
+from shoal.gateway.inspect import RoutingFields
 from shoal.gateway.messages import WorkerSettings
 from shoal.gateway.paths import Endpoint, classify
+from shoal.gateway.prompts import PromptFields, prompt_fields, prompt_of
 from shoal.gateway.responses import error
 from shoal.gateway.waiting import Claim
+from shoal.routing.policy import Policy
+from shoal.routing.prompt import NO_PROMPT, Prompt
 
 MAX_TARGET = 16 * 1024
 """Longest request target, bytes."""
@@ -59,6 +63,9 @@ class Request(msgspec.Struct, gc=False):
         ask_ids: have engines that can give token ids with the stream, which the client did not ask for.
         priority: what a header says about it, ``b""`` without one.
         claim: its urgency, None for an ordinary one.
+        fields: what its JSON body says, None for other bodies.
+        work: see `shoal.routing.ask.Ask`, which a request fulfils.
+        policy: picks its engine in place of the model's policy.
     """
 
     method: bytes
@@ -76,6 +83,31 @@ class Request(msgspec.Struct, gc=False):
     ask_ids: bool = False
     priority: bytes = b""
     claim: Claim | None = None
+    fields: RoutingFields | None = None
+    work: int = 0
+    policy: Policy | None = None
+
+    def session(self) -> bytes:
+        """Return what the requests of one conversation or client share, see `shoal.routing.ask.Ask`."""
+        fields = self._prompt_fields()
+        named = fields and (fields.prompt_cache_key or fields.user)
+        return bytes(named) if named else self.header(b"authorization") or self.header(b"x-api-key")
+
+    def prompt(self) -> Prompt:
+        """Return the prompt's block hashes and size, see `shoal.routing.ask.Ask`."""
+        fields = self._prompt_fields()
+        return NO_PROMPT if fields is None else prompt_of(fields)
+
+    def _prompt_fields(self) -> PromptFields | None:
+        fields = self.fields
+        if type(fields) is PromptFields:
+            return fields
+        if fields is None or not self.body:
+            return None
+        self.fields = found = prompt_fields(
+            self.body
+        )  # a second time: the model's own policy does not need them
+        return found
 
     def header(self, name: bytes) -> bytes:
         """Return the value of the first field of this (lower-case) name, ``b""`` without one. Slow: it searches."""

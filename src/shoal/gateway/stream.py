@@ -68,6 +68,9 @@ class StreamExchange(Exchange):
             super().on_body(data)
             return
         self.heard_at = self.gateway.coarse_now
+        if self._work:
+            assert self._pool is not None
+            self._settle(self._pool)
         try:
             data = relay.feed(data)
         except StreamError as problem:
@@ -114,6 +117,7 @@ class StreamExchange(Exchange):
         assert pool is not None
         if isinstance(problem, SeamError) and relay.seam_failed():
             pool.counts.end()
+            self._settle(pool)
             self._pool = None
             self._continue_on(pool, relay)
         elif isinstance(problem, EngineError) and not is_dead_core(str(problem).encode()):
@@ -138,7 +142,7 @@ class StreamExchange(Exchange):
             self._end_broken(refusal)
             return
         if rest is None:
-            self._continue_on(route.choose(self._tried, gateway), relay)
+            self._continue_on(route.choose(self._tried, gateway, self.request), relay)
         else:
             self._emit(rest)
             self._complete()

@@ -12,6 +12,7 @@ import socket
 
 import uvloop
 
+from shoal.gateway.affinity import Affinity
 from shoal.gateway.channel import Channel, open_worker_end
 from shoal.gateway.client import accept
 from shoal.gateway.context import Gateway
@@ -47,12 +48,20 @@ class Worker:
         channel: this end of the channel's socket pair.
         counters_fd: descriptor of the shared map.
         listening: the socket to accept connections on. It belongs to the node process and outlives the worker.
+        affinity_fd: descriptor of the map of `shoal.gateway.affinity`; None to have one of its own.
     """
 
-    def __init__(self, channel: socket.socket, counters_fd: int, listening: socket.socket) -> None:
+    def __init__(
+        self,
+        channel: socket.socket,
+        counters_fd: int,
+        listening: socket.socket,
+        affinity_fd: int | None = None,
+    ) -> None:
         self._socket = channel
         self._listening = listening
         self._counters_fd = counters_fd
+        self._affinity_fd = affinity_fd
         self._channel: Channel[ToWorker] | None = None
         self._gateway: Gateway | None = None
         self._tls: ServerTls | None = None
@@ -84,8 +93,11 @@ class Worker:
                 InFlight(self._counters_fd, message.workers),
                 SharedMetrics(self._counters_fd, message.workers),
                 self._report,
+                None if self._affinity_fd is None else Affinity(self._affinity_fd, message.workers),
             )
             os.close(self._counters_fd)
+            if self._affinity_fd is not None:
+                os.close(self._affinity_fd)
             task = asyncio.get_running_loop().create_task(self._listen(gateway))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -177,19 +189,22 @@ def _raise_file_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def main(channel_fd: int, counters_fd: int, listen_fd: int) -> int:
+def main(channel_fd: int, counters_fd: int, listen_fd: int, affinity_fd: int | None = None) -> int:
     """Run a worker in this process.
 
     Args:
         channel_fd: descriptor of this end of the channel.
         counters_fd: descriptor of the shared map.
         listen_fd: descriptor of a listening socket.
+        affinity_fd: descriptor of the map of `shoal.gateway.affinity`.
 
     Returns:
         Exit status: 0 after a drain, 1 when it could not accept connections.
     """
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     _raise_file_limit()
-    worker = Worker(socket.socket(fileno=channel_fd), counters_fd, socket.socket(fileno=listen_fd))
+    worker = Worker(
+        socket.socket(fileno=channel_fd), counters_fd, socket.socket(fileno=listen_fd), affinity_fd
+    )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(worker.run())

@@ -7,6 +7,7 @@ import contextlib
 import os
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,11 @@ class _Node:
         self._orphans = Orphans(self._certificates, self._wake.set)
         self._externals = Externals(config, self._slots, self._events, self._wake.set)
         self._workers = Workers(
-            self._worker_settings(), config.gateway.worker_count(), self._events, self._on_fault
+            self._worker_settings(),
+            config.gateway.worker_count(),
+            self._events,
+            self._on_fault,
+            config.routing.prefix_memory,
         )
         self._control = ControlServer(self, control_socket)
         self._collector = NodeCollector(
@@ -176,6 +181,11 @@ class _Node:
             max_queued_bytes=admission.max_queued_bytes,
             max_wait=admission.max_wait,
             batch_share=admission.batch_share,
+            # Far apart, so that the turns of several nodes' workers do not begin with the same engine.
+            seed=zlib.crc32(self._node.name.encode()) % 1009,
+            allow_override=self._config.routing.allow_override,
+            session_header=self._config.routing.session_header,
+            share_prefixes=True,
             certificate=gateway.tls.certificate if gateway.tls else None,
             key=gateway.tls.key if gateway.tls else None,
             authorities=self._certificates.clients(),

@@ -67,12 +67,15 @@ class WorkerProcess:
         """Process id, None before the start."""
         return self._process.pid if self._process else None
 
-    async def start(self, listening: socket.socket, counters: int, table: RoutingTable) -> None:
+    async def start(
+        self, listening: socket.socket, counters: int, affinity: int, table: RoutingTable
+    ) -> None:
         """Start the process and return when it accepts connections.
 
         Args:
             listening: socket it accepts on; stays open here.
             counters: descriptor of the shared counters.
+            affinity: descriptor of what workers share of engines' caches.
             table: what it routes by at first.
 
         Raises:
@@ -84,6 +87,7 @@ class WorkerProcess:
                 "--channel-fd": theirs.fileno(),
                 "--counters-fd": counters,
                 "--listen-fd": listening.fileno(),
+                "--affinity-fd": affinity,
             }
             command = [sys.executable, "-m", "shoal.gateway", *(str(w) for pair in fds.items() for w in pair)]
             # A session of its own: Ctrl-C on a terminal is the node's to handle, workers are drained by it.

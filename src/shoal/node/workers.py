@@ -10,6 +10,8 @@ from typing import Any
 
 import msgspec
 
+from shoal.gateway import affinity
+from shoal.gateway.affinity import Affinity
 from shoal.gateway.counters import InFlight, SharedMetrics, create
 from shoal.gateway.messages import Drain, EngineFault, TableUpdate, WorkerNotice, WorkerSettings
 from shoal.node.errors import StartError
@@ -41,16 +43,24 @@ class Workers:
         count: how many workers.
         events: gets a sentence when a worker dies or is replaced.
         on_fault: called with what a worker says of an engine that failed it.
+        prefix_memory: bytes to remember in which engine has which prompts.
     """
 
     def __init__(
-        self, settings: WorkerSettings, count: int, events: Events, on_fault: Callable[[EngineFault], None]
+        self,
+        settings: WorkerSettings,
+        count: int,
+        events: Events,
+        on_fault: Callable[[EngineFault], None],
+        prefix_memory: int = 1024 * 1024,
     ) -> None:
         rows = 2 * count
         self._settings = msgspec.structs.replace(settings, workers=rows)
         self._counters = create(rows)
         self.in_flight = InFlight(self._counters, rows)
         self.metrics = SharedMetrics(self._counters, rows)
+        self._affinity = affinity.create(rows, prefix_memory)
+        self.affinity = Affinity(self._affinity, rows)
         self._events = events
         self._on_fault = on_fault
         self._table = RoutingTable(version=0)
@@ -140,7 +150,7 @@ class Workers:
             self._on_notice,
             lambda: self._lost(place, worker),
         )
-        await worker.start(self._sockets[place], self._counters, self._table)
+        await worker.start(self._sockets[place], self._counters, self._affinity, self._table)
         self._serving[place] = worker
         if self._ending:
             worker.kill()
@@ -155,6 +165,7 @@ class Workers:
     def _lost(self, place: int, worker: WorkerProcess) -> None:
         """Clean up after a process that has ended, and replace it unless that was wanted."""
         self.in_flight.clear(worker.index)
+        self.affinity.clear(worker.index)
         self.metrics.reset_gauges(worker.index)
         if self._former[place] is worker:
             self._former[place] = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from shoal.routing.ask import Ask
 from shoal.routing.table import EngineTarget
 
 
@@ -24,7 +25,7 @@ class LeastConnections:
         self._engines: Sequence[EngineTarget] = ()
         self._weights: list[float] | None = None  # None: all equal
 
-    def pick(self, engines: Sequence[EngineTarget], in_flight: Sequence[int]) -> int:
+    def pick(self, engines: Sequence[EngineTarget], in_flight: Sequence[int], ask: Ask) -> int:
         """Return the index of the engine with the least open work per weight."""
         if engines is not self._engines:  # a route's engines are one tuple until the table changes
             weights = [engine.weight for engine in engines]

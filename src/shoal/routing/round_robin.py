@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from shoal.routing.ask import Ask
 from shoal.routing.table import EngineTarget
 
 
@@ -19,7 +20,7 @@ class RoundRobin:
     def __init__(self, seed: int = 0) -> None:
         self._turn = seed
 
-    def pick(self, engines: Sequence[EngineTarget], in_flight: Sequence[int]) -> int:
+    def pick(self, engines: Sequence[EngineTarget], in_flight: Sequence[int], ask: Ask) -> int:
         """Return the index of the engine whose turn it is."""
         turn = self._turn % len(engines)
         self._turn = turn + 1

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from shoal.routing.ask import Ask
 from shoal.routing.table import EngineTarget
 
 
@@ -27,7 +28,7 @@ class WeightedRoundRobin:
         self._seed = seed
         self._credit: dict[str, float] = {}
 
-    def pick(self, engines: Sequence[EngineTarget], in_flight: Sequence[int]) -> int:
+    def pick(self, engines: Sequence[EngineTarget], in_flight: Sequence[int], ask: Ask) -> int:
         """Return the index of the engine with most credit; of equal ones the first."""
         credit = self._credit
         if len(credit) > 2 * len(engines):

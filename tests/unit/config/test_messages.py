@@ -52,7 +52,16 @@ MINIMAL = "nodes: [{host: 127.0.0.1}]\nmodel: {path: a/b}\n"
             "3:11: unknown key `heartbeat-interval` in `cluster`; did you mean `heartbeat_interval`?",
         ),
         ("secret: x", "3:1: unknown key `secret`; did you mean `cluster.secret`?"),
-        ("routing: {zzz: 1}", "3:11: unknown key `zzz` in `routing`; known here are policy"),
+        (
+            "routing: {zzz: 1}",
+            "3:11: unknown key `zzz` in `routing`; known here are policy, allow_override, session_header, "
+            "prefix_memory",
+        ),
+        (
+            "routing: {policy: prefix}",
+            '3:19: `routing.policy` is "prefix"; it must be one of least_connections, power_of_two, prefix_affinity, '
+            "round_robin, session or weighted_round_robin, or a policy that a package installed here brings",
+        ),
         (
             "cluster: {name: a b}",
             '3:17: `cluster.name` is "a b"; it does not have the form it needs. Nodes only listen to nodes of a '

@@ -17,7 +17,7 @@ DIRECTORY = tempfile.TemporaryDirectory(prefix="shoal-config-")
 FILE = Path(DIRECTORY.name) / "cluster.yaml"
 ENV = {"HOME": "/home/someone", "A": "8000", "B": "text", "EMPTY": ""}
 SPECIAL = {"null", "true", "false"}
-POLICIES = ["round_robin", "weighted_round_robin", "least_connections"]
+POLICIES = ["round_robin", "weighted_round_robin", "least_connections", "session", "prefix_affinity"]
 
 words = st.text(alphabet="abcdefghijklmnopqrstuvwxyz0123456789", min_size=1, max_size=12).filter(
     lambda w: not w[0].isdigit()

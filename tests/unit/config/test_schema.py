@@ -57,10 +57,12 @@ def test_the_defaults_are_the_documented_ones(config_of: ConfigOf) -> None:
     assert (recovery.restart_delay, recovery.restart_delay_max) == (1.0, 60)
     assert (recovery.healthy_after, recovery.drain_timeout) == (120, 30)
     assert (config.routing.policy, config.logging.level, config.logging.format) == (
-        "least_connections",
+        "prefix_affinity",
         "info",
         "auto",
     )
+    assert not config.routing.allow_override
+    assert (config.routing.session_header, config.routing.prefix_memory) == ("x-session-id", 64 * 1024**2)
 
 
 def test_a_loss_is_noticed_within_two_seconds_by_default(config_of: ConfigOf) -> None:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from shoal.gateway.request import Request
 from shoal.routing.table import ModelRoute
+
+REQUEST = Request(
+    b"POST", b"/v1/completions", b"POST /v1/completions HTTP/1.1", 0, False, False, True, False, False
+)
 
 
 async def test_policies_survive_a_new_table(stage):
@@ -60,12 +65,12 @@ async def test_avoided_engines_come_last(stage):
     route = gateway.routes["m"]
     now = gateway.now()
     gateway.faults.unreachable("n0/m", "x", now)
-    assert {route.choose((), gateway).target.id for _ in range(10)} == {"n1/m", "n2/m"}
-    assert {route.choose((route.pools[1],), gateway).target.id for _ in range(10)} == {"n2/m"}
-    assert {route.choose(route.pools[1:], gateway).target.id for _ in range(10)} == {"n0/m"}
+    assert {route.choose((), gateway, REQUEST).target.id for _ in range(10)} == {"n1/m", "n2/m"}
+    assert {route.choose((route.pools[1],), gateway, REQUEST).target.id for _ in range(10)} == {"n2/m"}
+    assert {route.choose(route.pools[1:], gateway, REQUEST).target.id for _ in range(10)} == {"n0/m"}
     gateway.faults.unreachable("n1/m", "x", now)
     gateway.faults.unreachable("n2/m", "x", now)
-    assert {route.choose((), gateway).target.id for _ in range(10)} == {"n0/m", "n1/m", "n2/m"}
+    assert {route.choose((), gateway, REQUEST).target.id for _ in range(10)} == {"n0/m", "n1/m", "n2/m"}
     assert not route.has_others(route.pools)
 
 
@@ -75,10 +80,10 @@ async def test_a_half_open_engine_gets_one_request_until_that_one_has_succeeded(
     gateway = stage.gateway
     route = gateway.routes["m"]
     gateway.faults.unreachable("n0/m", "x", gateway.now() - 1)
-    picked = [route.choose((), gateway).target.id for _ in range(12)]
+    picked = [route.choose((), gateway, REQUEST).target.id for _ in range(12)]
     assert picked.count("n0/m") == 1
     gateway.faults.reachable("n0/m")
-    assert {route.choose((), gateway).target.id for _ in range(10)} == {"n0/m", "n1/m", "n2/m"}
+    assert {route.choose((), gateway, REQUEST).target.id for _ in range(10)} == {"n0/m", "n1/m", "n2/m"}
     assert stage.metrics.totals().ejections == 1
 
 
@@ -92,10 +97,10 @@ async def test_a_restarted_engine_is_picked_again_at_once(stage):
     await stage.open(table=table("first"))
     gateway = stage.gateway
     gateway.faults.unreachable("n0/m", "x", gateway.now())
-    assert {gateway.routes["m"].choose((), gateway).target.id for _ in range(4)} == {"n1/m"}
+    assert {gateway.routes["m"].choose((), gateway, REQUEST).target.id for _ in range(4)} == {"n1/m"}
     gateway.apply(stage.table({}))
     gateway.apply(table("second"))
-    assert {gateway.routes["m"].choose((), gateway).target.id for _ in range(4)} == {"n0/m", "n1/m"}
+    assert {gateway.routes["m"].choose((), gateway, REQUEST).target.id for _ in range(4)} == {"n0/m", "n1/m"}
 
 
 async def test_the_clock_of_time_outs_ticks_often_enough(stage):

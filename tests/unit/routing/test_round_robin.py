@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from shoal.routing.round_robin import RoundRobin
 from shoal.routing.table import EngineTarget
+from support.asks import ASK
 
 
 def engines(count: int) -> list[EngineTarget]:
@@ -18,7 +19,7 @@ def engines(count: int) -> list[EngineTarget]:
 @given(st.integers(1, 20), st.integers(0, 1000), st.integers(1, 10))
 def test_each_engine_gets_the_same_whatever_its_weight(count, seed, rounds):
     policy = RoundRobin(seed)
-    picks = [policy.pick(engines(count), ()) for _ in range(count * rounds)]
+    picks = [policy.pick(engines(count), (), ASK) for _ in range(count * rounds)]
     assert Counter(picks) == dict.fromkeys(range(count), rounds)
     assert picks[:count] == [(seed + turn) % count for turn in range(count)]
 
@@ -27,4 +28,4 @@ def test_each_engine_gets_the_same_whatever_its_weight(count, seed, rounds):
 def test_it_goes_on_when_engines_come_and_go(counts, seed):
     policy = RoundRobin(seed)
     for count in counts:
-        assert 0 <= policy.pick(engines(count), ()) < count
+        assert 0 <= policy.pick(engines(count), (), ASK) < count
