@@ -31,6 +31,7 @@ from shoal.cluster.wire import (
     Message,
     Payload,
     TooLarge,
+    Traffic,
     WireError,
     WrongCluster,
     WrongSecret,
@@ -81,6 +82,7 @@ class Membership:
         settings: MembershipSettings,
         report_source: Callable[[], NodeReport],
         on_change: Callable[[View, list[str]], None],
+        on_traffic: Callable[[str, Traffic], None] = lambda *_: None,
     ) -> None:
         """Prepare; nothing is sent or bound yet.
 
@@ -90,10 +92,12 @@ class Membership:
                 quick. Name, incarnation and `heard` are filled in here.
             on_change: called from the event loop with the new view and one sentence or more, when a member's state
                 or its report (but for load) changed or something is wrong; at most once per turn of the loop.
+            on_traffic: called with a member's name and what it says of its gateways' traffic.
         """
         self.settings = settings
         self._report_source = report_source
         self._on_change = on_change
+        self._on_traffic = on_traffic
         started = settings.incarnation or time.time_ns() // 1_000_000
         self._roster = Roster(settings.name, started, settings.timers, settings.peers)
         self._codec = Codec(settings.cluster, settings.secret)
@@ -205,6 +209,14 @@ class Membership:
         if self._roster.joined and not self._stopped:
             self._send_heartbeat(self._roster.targets(self._now()))
 
+    def tell(self, traffic: Traffic) -> None:
+        """Tell all members that live what this node's gateways do; dropped if it does not fit into a datagram."""
+        if self._roster.joined and not self._stopped and (to := self._roster.alive()):
+            try:
+                self._send(to, traffic)
+            except TooLarge as error:
+                self._tell_rarely("traffic", f"not told to other nodes: {error}")
+
     # -- sending -----------------------------------------------------------------------------------------------
 
     def _round(self, due: float) -> None:
@@ -283,6 +295,10 @@ class Membership:
         except Replay:
             self._counters["replayed"] += 1
         else:
+            if isinstance(message.payload, Traffic):
+                if message.sender != self.settings.name:
+                    self._on_traffic(message.sender, message.payload)
+                return
             own = self._own_report or self._report()
             self._apply(self._roster.receive(message, source, own, now))
 

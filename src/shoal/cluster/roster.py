@@ -19,7 +19,7 @@ from shoal.cluster.detector import Change, Detector, Forget, Inquire, Notice, Ou
 from shoal.cluster.identity import IdentityCheck
 from shoal.cluster.throttle import Throttle
 from shoal.cluster.view import Heard, Member, MemberState, NodeReport, View
-from shoal.cluster.wire import Goodbye, Heartbeat, Hello, Message, Payload, ProbeReply, ProbeRequest
+from shoal.cluster.wire import Goodbye, Heartbeat, Hello, Message, Payload, ProbeReply, ProbeRequest, Traffic
 
 MAX_MEMBERS: Final = 1024
 """Members beyond this are not taken in: far above what full-mesh heartbeats are for."""
@@ -117,6 +117,11 @@ class Roster:
         ]
         return self.book.everybody(heard, now, rumours_for=2 * self.timers.dead_silence)
 
+    def alive(self) -> tuple[Address, ...]:
+        """Return where each member that lives was last heard from."""
+        names = (name for name in self._records if self.detector.state(name) is MemberState.ALIVE)
+        return tuple(address for name in names if (address := self.book.seen(name)) is not None)
+
     def view(self, own: NodeReport, now: float) -> View:
         """Return the snapshot of this moment; `own` is this node's report."""
         members = [Member(name=self.me, state=MemberState.ALIVE, age=0.0, report=own, is_self=True)]
@@ -161,6 +166,8 @@ class Roster:
                 if reachable is None:
                     return []
                 return self._effects(self.detector.probed(target, message.sender, reachable, now))
+            case Traffic():
+                return []  # nothing about members
 
     def stale(self, message: Message, source: Address, now: float) -> list[Effect]:
         """Take note of a fresh datagram of a process whose successor was heard: two processes share a name."""

@@ -185,23 +185,11 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
                     yield member, engine
 
 
-def remote_in_flight(view: View) -> dict[str, int]:
-    """Return the requests that the other nodes' gateways have open, by engine's full id.
-
-    Dead and departed members are left out: their gateways hold nothing any more.
-    """
-    total: dict[str, int] = {}
-    for member in view.members:
-        if member.is_self or member.report is None:
-            continue
-        if member.state in {MemberState.ALIVE, MemberState.SUSPECT}:
-            for engine, count in member.report.in_flight.items():
-                total[engine] = total.get(engine, 0) + count
-    return total
-
-
 def gateways_waiting(view: View) -> dict[str, int]:
-    """Return in how many gateway workers of the other nodes requests wait, by model; as in `remote_in_flight`."""
+    """Return in how many gateway workers of the other nodes requests wait, by model.
+
+    Dead and departed members are left out: nothing waits in their gateways any more.
+    """
     total: dict[str, int] = {}
     for member in view.members:
         if member.is_self or member.report is None:

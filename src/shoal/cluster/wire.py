@@ -100,7 +100,21 @@ class Goodbye(msgspec.Struct, frozen=True, tag="goodbye"):
     """The sender leaves in good order."""
 
 
-Payload = Heartbeat | ProbeRequest | ProbeReply | Hello | Goodbye
+class Traffic(msgspec.Struct, frozen=True, tag="traffic"):
+    """What the sender's gateways have at engines, by engine's full id; see `shoal.node.sharing`.
+
+    Attributes:
+        in_flight: open requests; zeros left out.
+        work: bytes of prompt on their way that no answer has begun for; zeros left out.
+        blocks: prompt blocks sent there that the engine was not known to have: 64-bit hashes, little-endian.
+    """
+
+    in_flight: dict[_Name, _Count] = {}
+    work: dict[_Name, _Count] = {}
+    blocks: dict[_Name, bytes] = {}
+
+
+Payload = Heartbeat | ProbeRequest | ProbeReply | Hello | Goodbye | Traffic
 
 
 class Message(msgspec.Struct, frozen=True):

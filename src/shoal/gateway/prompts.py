@@ -55,6 +55,8 @@ _decode = msgspec.json.Decoder(PromptFields).decode
 _DATA = b";base64,"
 _IMAGE = 2048 // 8  # times a hash is repeated to stand for an image
 _LONG = 512  # bytes of data that are worth a hash
+_CLOSING = b'"]'
+_find_data = re.compile(rb";base64,").search  # twice as fast as `bytes.find`
 _CACHE_CONTROL = re.compile(rb',?\s*"cache_control"\s*:\s*(?:null|\{[^{}]*\})')
 
 
@@ -69,19 +71,24 @@ def prompt_fields(body: bytes) -> PromptFields:
     return _decode(body)
 
 
-def prompt_of(fields: PromptFields) -> Prompt:
-    """Return the prompt of a request."""
-    messages = fields.messages or fields.prompt or fields.input
-    parts = [bytes(part) for part in (fields.tools, fields.system, fields.instructions) if part]
-    if messages:
-        text = bytes(messages)
-        parts.append(text[:-1] if text[-1:] in (b"]", b'"') else text)
+def prompt_of(fields: PromptFields, *, anthropic: bool = False) -> Prompt:
+    """Return the prompt of a request.
+
+    Args:
+        fields: of its body.
+        anthropic: it is one of Anthropic's API, which may have marks for the cache in it.
+    """
+    parts = [memoryview(part) for part in (fields.tools, fields.system, fields.instructions) if part]
+    if last := fields.messages or fields.prompt or fields.input:
+        view = memoryview(last)
+        parts.append(view[:-1] if view[-1] in _CLOSING else view)
     if not parts:
         return NO_PROMPT
-    text = b"\n".join(parts) if len(parts) > 1 else parts[0]
-    if _DATA in text:
-        text = _without_data(text)
-    if b'"cache_control"' in text:
+    # Of a single part no copy is made: half of the time would go into it.
+    text = parts[0] if len(parts) == 1 else b"\n".join(parts)
+    if _find_data(text):
+        text = _without_data(bytes(text))
+    if anthropic:
         text = _CACHE_CONTROL.sub(b"", text)
     seed = xxh3_64_intdigest((fields.model or "").encode("utf-8", "surrogatepass"))
     if fields.cache_salt:

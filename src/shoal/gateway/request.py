@@ -28,6 +28,8 @@ _FIELDS = re.compile(
 )
 _STAY = frozenset((b"host", b"content-length", b"transfer-encoding", b"authorization"))
 
+_ANTHROPIC = b"/v1/messages"
+
 _HOST = re.compile(rb"(?:[a-z0-9!$&'()*+,;=._~%-]*|\[[0-9a-f:.v]+\])(?::[0-9]{0,5})?")
 _ABSOLUTE = re.compile(rb"(?i)https?://([^/?#]*)(.*)", re.DOTALL)
 
@@ -96,7 +98,9 @@ class Request(msgspec.Struct, gc=False):
     def prompt(self) -> Prompt:
         """Return the prompt's block hashes and size, see `shoal.routing.ask.Ask`."""
         fields = self._prompt_fields()
-        return NO_PROMPT if fields is None else prompt_of(fields)
+        return (
+            NO_PROMPT if fields is None else prompt_of(fields, anthropic=self.target.startswith(_ANTHROPIC))
+        )
 
     def _prompt_fields(self) -> PromptFields | None:
         fields = self.fields

@@ -20,7 +20,8 @@ from shoal.cluster.endpoint import BindError
 from shoal.cluster.identity import IdentityInUse
 from shoal.cluster.membership import Membership, MembershipSettings
 from shoal.cluster.pki import Authority
-from shoal.cluster.view import NodeReport, View, Waiting, full_id, gateways_waiting, remote_in_flight
+from shoal.cluster.view import NodeReport, View, Waiting, full_id, gateways_waiting
+from shoal.cluster.wire import Traffic
 from shoal.config import Config, ConfigError, Node
 from shoal.config.rules import beyond_loopback
 from shoal.engine.gpu import list_gpus, visible
@@ -38,6 +39,7 @@ from shoal.node.events import Events
 from shoal.node.identity import advertised_address, listen_address, local_nodes
 from shoal.node.lock import sole_owner
 from shoal.node.reconcile import Local, Timers, plan
+from shoal.node.sharing import Sharing
 from shoal.node.signals import Signals
 from shoal.node.slots import Slots
 from shoal.node.status import status_document
@@ -114,7 +116,12 @@ class _Node:
         self._collector = NodeCollector(
             self._current_view, self._workers.metrics.totals, self._engine_counts, self._waiting_requests
         )
-        self._membership = Membership(self._membership_settings(), self._report, self._on_view)
+        self._membership = Membership(
+            self._membership_settings(), self._report, self._on_view, self._on_traffic
+        )
+        self._sharing = Sharing(
+            self._slots, self._workers.in_flight, self._workers.affinity, self._membership.tell
+        )
 
     # -- making the parts
 
@@ -363,6 +370,9 @@ class _Node:
             self._events.add(sentence, "warning" if " is dead" in sentence else "info")
         self._wake.set()
 
+    def _on_traffic(self, member: str, traffic: Traffic) -> None:
+        self._sharing.heard(member, traffic)
+
     def _on_fault(self, fault: EngineFault) -> None:
         times = f" ({fault.count} times)" if fault.count > 1 else ""
         last = f"; it is tried last for {fault.last_for:g} s" if fault.last_for else ""
@@ -385,14 +395,15 @@ class _Node:
         )
 
     async def _share_loads(self) -> None:
-        """Let the workers see what other nodes' gateways have open, as the heartbeats bring it."""
+        """Tell other nodes what this one's gateways do, and let the workers see what theirs do."""
+        interval = self._config.cluster.heartbeat_interval / 10
         while True:
             view = self._membership.view()
-            loads = remote_in_flight(view)
-            slots = {self._slots.get(engine): count for engine, count in loads.items()}
-            self._workers.in_flight.set_remote({s: n for s, n in slots.items() if s is not None})
+            self._sharing.update(view, [e.report for e in self._externals.known()])
             self._workers.metrics.set_elsewhere(queues.by_slot(gateways_waiting(view), self._model_slots))
-            await asyncio.sleep(self._config.cluster.heartbeat_interval / 2)
+            for _ in range(5):
+                self._sharing.tick()
+                await asyncio.sleep(interval)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

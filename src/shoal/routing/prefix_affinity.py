@@ -20,6 +20,10 @@ from shoal.routing.prefix_table import PrefixTable, column
 from shoal.routing.prompt import ENDS
 from shoal.routing.table import EngineTarget
 
+MISS: Final = 2
+"""What is missing counts so many times: for the request that waits for it, and for those that wait behind it, and whose
+prompts it drives from the cache."""
+
 REQUEST: Final = 1024
 """Bytes of prompt that an open request counts as."""
 
@@ -126,7 +130,9 @@ class PrefixAffinity:
             engines, in_flight, self._work, saved, self._weights, strict=True
         ):
             slot = engine.slot
-            cost = size - have + sum(work) + REQUEST * (open_ + outside[slot]) + WAITING * waiting[slot]
+            cost = (
+                MISS * (size - have) + sum(work) + REQUEST * (open_ + outside[slot]) + WAITING * waiting[slot]
+            )
             if kv[slot] > FULL:
                 cost += size
             if not self._even:

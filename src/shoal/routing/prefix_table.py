@@ -138,10 +138,10 @@ class PrefixTable:
         for place in places:
             engines = cells[place + 1]
             if cells[place + 2] < emptied:
-                engines &= ~self._emptied_since(cells[place + 2])
+                cells[place + 1] = engines = engines & ~self._emptied_since(cells[place + 2])
             if not engines & bit:
-                news.append(hashes[index])
                 cells[place + 1] = engines | bit
+                news.append(hashes[index])
             cells[place + 2] = now
             index += 1
         sets = self._sets
@@ -151,13 +151,13 @@ class PrefixTable:
                 other = place + 3
                 if cells[other] == hash_ or cells[other + 2] < cells[place + 2]:
                     place = other
+            engines = 0
             if cells[place] != hash_:
                 cells[place] = hash_
-                engines = 0
             else:
                 engines = cells[place + 1]
                 if cells[place + 2] < emptied:
-                    engines &= ~self._emptied_since(cells[place + 2])
+                    cells[place + 1] = engines = engines & ~self._emptied_since(cells[place + 2])
             if not engines & bit:
                 cells[place + 1] = engines | bit
                 news.append(hash_)

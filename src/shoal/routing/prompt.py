@@ -54,7 +54,7 @@ class Prompt(NamedTuple):
 NO_PROMPT: Final = Prompt((), 0)
 
 
-def chain(text: bytes, seed: int = 0) -> Prompt:
+def chain(text: bytes | memoryview, seed: int = 0) -> Prompt:
     """Return the prompt of a text.
 
     Args:

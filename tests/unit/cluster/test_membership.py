@@ -16,8 +16,8 @@ from shoal.cluster.detector import Timers
 from shoal.cluster.endpoint import AddressInUse
 from shoal.cluster.identity import IdentityInUse
 from shoal.cluster.membership import Membership, MembershipSettings
-from shoal.cluster.view import EngineReport, EngineState, MemberState, NodeReport, View, remote_in_flight
-from shoal.cluster.wire import Codec, Heartbeat, Message
+from shoal.cluster.view import EngineReport, EngineState, MemberState, NodeReport, View
+from shoal.cluster.wire import Codec, Heartbeat, Message, Traffic
 
 ALIVE, DEAD, LEFT = MemberState.ALIVE, MemberState.DEAD, MemberState.LEFT
 QUICK = Timers(interval=0.1, suspect_after=3, confirm_timeout=0.1, leave_after=0.5)
@@ -45,12 +45,14 @@ class Node:
         self.report = NodeReport(name="filled in", version="1")
         self.told: list[str] = []
         self.views: list[View] = []
+        self.traffic: list[tuple[str, Traffic]] = []
         hosts = tuple(("127.0.0.1", p) for p in peers) + settings.pop("hosts", ())
         fields = {"secret": SECRET, "peers": hosts, **settings}
         self.membership = Membership(
             MembershipSettings(name=self.name, bind="127.0.0.1", port=port, timers=timers, **fields),
             lambda: self.report,
             self.changed,
+            lambda member, traffic: self.traffic.append((member, traffic)),
         )
 
     def changed(self, view: View, sentences: list[str]) -> None:
@@ -330,9 +332,30 @@ def test_a_change_of_an_engine_is_announced_at_once_and_load_is_only_in_the_view
         told = len(one.told)
         two.report = msgspec.structs.replace(two.report, in_flight={full: 7})
         two.membership.announce()
-        await until(lambda: remote_in_flight(one.membership.view()) == {full: 7})
+
+        def in_flight() -> dict[str, int]:
+            member = one.membership.view().member(two.name)
+            return member.report.in_flight if member and member.report else {}
+
+        await until(lambda: in_flight() == {full: 7})
         assert len(one.told) == told
         await stop(one, two)
+
+    run(scenario)
+
+
+def test_traffic_reaches_the_living_members_and_nobody_else() -> None:
+    async def scenario() -> None:
+        one, two, three = await cluster(3, DEFAULTS)
+        said = Traffic({"x/m-0": 3}, {"x/m-0": 5000}, {"x/m-0": b"12345678"})
+        one.membership.tell(said)
+        await until(lambda: two.traffic == [(one.name, said)] and three.traffic == [(one.name, said)])
+        one.membership.tell(Traffic(blocks={"x/m-0": bytes(100_000)}))
+        await until(lambda: one.says("not told to other nodes"))
+        assert one.traffic == []
+        await stop(one, two, three)
+        one.membership.tell(said)  # nothing happens any more
+        assert len(two.traffic) == 1
 
     run(scenario)
 

@@ -8,7 +8,6 @@ from shoal.cluster.view import (
     NodeReport,
     View,
     full_id,
-    remote_in_flight,
 )
 
 
@@ -29,10 +28,6 @@ VIEW = View(
         Member(name="f:1", state=MemberState.UNKNOWN),
     ),
 )
-
-
-def test_in_flight_of_others_counts_living_gateways_but_not_our_own() -> None:
-    assert remote_in_flight(VIEW) == {"x": 6, "y": 3}
 
 
 def test_members_and_engines_are_found_by_name() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal.routing.loads import NoLoads
-from shoal.routing.prefix_affinity import ALWAYS, REQUEST, SPREAD, PrefixAffinity
+from shoal.routing.prefix_affinity import ALWAYS, MISS, REQUEST, SPREAD, PrefixAffinity
 from shoal.routing.prefix_table import PrefixTable
 from shoal.routing.table import EngineTarget
 from support.asks import FakeAsk
@@ -66,7 +66,7 @@ def test_a_prefix_is_given_up_when_waiting_for_it_costs_more():
     affinity, candidates = policy(), engines()
     prompt = text("a", 4096)
     home = affinity.pick(candidates, IDLE, FakeAsk(prompt))
-    busy = 4096 // REQUEST
+    busy = MISS * 4096 // REQUEST
 
     def pick(load: int) -> int:
         in_flight = [20] * 4
