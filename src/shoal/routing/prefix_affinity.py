@@ -36,7 +36,7 @@ FULL: Final = 950
 SPREAD: Final = 1.75
 """An engine with more than this times the mean of open requests (by weight) gets none, whatever it knows."""
 
-ALWAYS: Final = 4
+ALWAYS: Final = 7
 """Open requests up to which it gets some all the same: a mean of few says nothing."""
 
 _DEPTHS: Final = (0, *ENDS)
