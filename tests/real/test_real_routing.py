@@ -14,11 +14,20 @@ READY = 400.0  # seconds: two engines load at the same time on two cores
 SUBJECTS = ("rivers", "bridges", "trains", "clocks", "bread", "glass", "maps", "ships")
 
 
-def counters(url: str) -> dict[str, float]:
-    """Return an engine's counters of tokens looked up in, and found in, its prefix cache."""
-    text = httpx.get(f"{url}/metrics", timeout=30, trust_env=False).text
-    found = re.findall(r"^vllm:prefix_cache_(queries|hits)_total\{[^}]*\} (\S+)$", text, re.MULTILINE)
-    return {name: float(value) for name, value in found}
+def metrics(url: str) -> str:
+    return httpx.get(f"{url}/metrics", timeout=30, trust_env=False).text
+
+
+def hits(url: str) -> float:
+    """Return the prompt tokens that an engine has found in its prefix cache since its start."""
+    (value,) = re.findall(r"^vllm:prefix_cache_hits_total\{[^}]*\} (\S+)$", metrics(url), re.MULTILINE)
+    return float(value)
+
+
+def block_size(url: str) -> int:
+    """Return the tokens of a block: what a prompt has beyond its last whole block is not kept."""
+    (value,) = re.findall(r'^vllm:cache_config_info\{.*\bblock_size="(\d+)"', metrics(url), re.MULTILINE)
+    return int(value)
 
 
 def opening(subject: str) -> list[dict[str, str]]:
@@ -44,28 +53,30 @@ def test_second_turns_find_their_prefix_on_the_engine_that_has_it(
         }
         assert len(engines) == 2
         homes: dict[str, str] = {}
-        tokens = dict.fromkeys(engines, 0)  # of the first turns
+        tokens = dict.fromkeys(engines, 0)  # of the first turns, in whole blocks
+        size = block_size(next(iter(engines.values())))
         histories: dict[str, list[dict[str, str]]] = {}
         for subject in SUBJECTS:
             reply = ask(cluster, 0, opening(subject))
             home = homes[subject] = reply.headers["x-shoal-engine"]
-            tokens[home] += reply.json()["usage"]["prompt_tokens"]
+            tokens[home] += reply.json()["usage"]["prompt_tokens"] // size * size
             histories[subject] = [*opening(subject), reply.json()["choices"][0]["message"]]
         assert set(homes.values()) == set(engines), "conversations are spread"
-        before = {engine: counters(url) for engine, url in engines.items()}
+        before = {engine: hits(url) for engine, url in engines.items()}
         for number, subject in enumerate(SUBJECTS):
             messages = [{k: m[k] for k in ("role", "content")} for m in histories[subject]]
             reply = ask(cluster, number % 2, [*messages, {"role": "user", "content": "And the one before?"}])
             assert reply.headers["x-shoal-engine"] == homes[subject]
 
-        def found() -> bool:
-            """Whether every engine says that it had what it computed for first turns, but for the ends of blocks."""
-            return all(
-                counters(url)["hits"] - before[engine]["hits"] >= 0.9 * tokens[engine]
-                for engine, url in engines.items()
-            )
+        def found() -> dict[str, float]:
+            return {engine: hits(url) - before[engine] for engine, url in engines.items()}
 
-        wait_until(found, 20, "vLLM's own counters say that the second turns hit its cache")
+        assert min(tokens.values()) > 0
+        what = f"vLLM finds all that it computed for first turns: {tokens}"
+        try:
+            wait_until(lambda: all(found()[engine] >= tokens[engine] for engine in engines), 20, what)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; it found {found()}") from None
     finally:
         cluster.close()
 

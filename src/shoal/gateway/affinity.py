@@ -40,7 +40,7 @@ def create(workers: int, memory: int) -> int:
         memory: bytes for the table of prompt blocks.
     """
     fd = os.memfd_create("shoal-affinity", os.MFD_CLOEXEC)
-    os.ftruncate(fd, _cells(workers) * _CELL + max(memory, PrefixTable.smallest * _CELL))
+    os.ftruncate(fd, _cells(workers) * _CELL + max(memory // _CELL, PrefixTable.smallest) * _CELL)
     return fd
 
 
@@ -62,7 +62,7 @@ class Affinity:
             head[rows + SLOTS * row : rows + SLOTS * (row + 1)] for row in range(3)
         )
         self._rings = head[end:]
-        self.table = PrefixTable(cells[len(head) * _CELL :][: len(cells) // _CELL * _CELL].cast("Q"))
+        self.table = PrefixTable(cells[len(head) * _CELL :].cast("Q"))
 
     @classmethod
     def private(cls) -> Affinity:

@@ -154,13 +154,18 @@ class Sharing:
         said: dict[int, tuple[int, int, int]] = {}
         for name, engine in reports:
             slot = self._slots.get(name)
-            if slot is None or engine.state is not EngineState.READY:
+            if slot is None:
+                continue
+            if engine.state is not EngineState.READY:
+                if not engine.instance:  # somebody else's: it may be another one when it comes back
+                    self._instances.pop(slot, None)
                 continue
             if self._instances.get(slot) != (name, engine.instance):
                 self._instances[slot] = name, engine.instance
                 self._affinity.table.forget(column(slot), _clock())
             outside = self._from_outside(slot, engine.running + engine.waiting, now)
-            said[slot] = outside, engine.waiting, round(1000 * engine.kv_usage)
+            kv = engine.kv_usage
+            said[slot] = outside, _counted(engine.waiting), round(1000 * kv) if 0.0 <= kv <= 1.0 else 0
         self._affinity.set_engines(said)
 
     def _from_outside(self, slot: int, requests: int, now: float) -> int:
@@ -169,10 +174,16 @@ class Sharing:
         seen.append((now, requests - self._in_flight.load(slot)))
         while now - seen[0][0] > _OUTSIDE:
             seen.popleft()
-        return max(0, min(excess for _, excess in seen))
+        return _counted(min(excess for _, excess in seen))
 
     def _by_slot(self, numbers: dict[str, int]) -> dict[int, int]:
-        return {slot: n for engine, n in numbers.items() if (slot := self._slots.get(engine)) is not None}
+        found = ((self._slots.get(engine), number) for engine, number in numbers.items())
+        return {slot: _counted(number) for slot, number in found if slot is not None}
+
+
+def _counted(number: int) -> int:
+    """Return a number that fits into the maps, whatever another node or an engine has said."""
+    return min(max(0, number), 1 << 40)
 
 
 def _not_zero(numbers: dict[str, int]) -> dict[str, int]:

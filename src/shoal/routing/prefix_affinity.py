@@ -78,6 +78,7 @@ class PrefixAffinity:
         self._clock = clock
         self._engines: Sequence[EngineTarget] = ()
         self._bits: list[int] = []
+        self._nothing: list[int] = []
         self._all = 0
         self._work: list[Sequence[int]] = []
         self._names: list[bytes] = []
@@ -90,6 +91,10 @@ class PrefixAffinity:
             self._prepare(engines)
         prompt = ask.prompt()
         hashes = prompt.hashes
+        if not hashes:
+            index = self._least(self._costs(engines, in_flight, self._nothing, prompt.size), hashes, 0)
+            ask.work = prompt.size
+            return index
         match = self._table.match(hashes, self._all)
         ends = match.ends
         bits = self._bits
@@ -99,15 +104,15 @@ class PrefixAffinity:
         costs = self._costs(engines, in_flight, saved, prompt.size)
         index = self._least(costs, hashes, len(match.places))
         ask.work = prompt.size - saved[index]
-        if hashes:
-            news = self._table.put(hashes, bits[index], self._clock(), match.places)
-            if news:
-                self._learned(engines[index].slot, news)
+        news = self._table.put(hashes, bits[index], self._clock(), match.places)
+        if news:
+            self._learned(engines[index].slot, news)
         return index
 
     def _prepare(self, engines: Sequence[EngineTarget]) -> None:
         self._engines = engines
         self._bits = [column(engine.slot) for engine in engines]
+        self._nothing = [0] * len(engines)
         self._all = 0
         for bit in self._bits:
             self._all |= bit

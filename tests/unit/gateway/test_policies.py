@@ -13,6 +13,7 @@ import pytest
 from shoal.gateway import affinity
 from shoal.gateway.affinity import Affinity
 from shoal.gateway.context import Gateway
+from shoal.gateway.messages import TableUpdate
 from shoal.gateway.request import Request
 from shoal.routing.prefix_table import column
 from shoal.routing.round_robin import RoundRobin
@@ -182,3 +183,23 @@ async def test_several_workers_and_what_other_nodes_tell_share_one_table(stage):
     for worker in workers:
         worker.apply(stage.table({}))
     assert len(engines) == 3
+
+
+async def test_unique_prompts_do_not_make_a_worker_grow(stage, worker):
+    """Its table of blocks has 1 MiB here, which 750 prompts fill. A million blocks: routing/test_prefix_table.py."""
+    engines = [await stage.engine() for _ in range(2)]
+    await worker.start(*engines)
+    worker.channel.send(TableUpdate(stage.table({"m": stage.route(*engines, policy="prefix_affinity")})))
+    client = await stage.client()
+    await stage.until_still(worker.memory)
+
+    async def ask(numbers: range) -> int:
+        for number in numbers:
+            reply = await client.request(stage.post(chat(number, size=30_000)))
+            assert reply.status == 200
+        for engine in engines:
+            engine.seen.clear()
+        return worker.memory()
+
+    full = await ask(range(800))
+    assert await ask(range(800, 2400)) - full < 2 * 1024 * 1024

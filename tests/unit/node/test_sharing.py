@@ -164,6 +164,16 @@ def test_requests_from_outside_are_those_an_engine_has_all_the_time(clock: Clock
     assert (node.affinity.waiting[node.slot()], node.affinity.kv_permille[node.slot()]) == (4, 500)
 
 
+def test_nonsense_from_others_does_no_harm(clock: Clock) -> None:
+    node = Node(ENGINE)
+    most = 2**63 - 1
+    for name in ("b:1", "c:1"):
+        node.sharing.heard(name, Traffic({ENGINE: most}, {ENGINE: most}, {ENGINE: b"odd"}))
+    node.sharing.update(view(other("b:1"), other("c:1", n=-5), running=2**80, waiting=2**80, kv=float("nan")))
+    assert node.others() == (1 << 40, 1 << 40)
+    assert (node.affinity.waiting[node.slot()], node.affinity.kv_permille[node.slot()]) == (1 << 40, 0)
+
+
 def test_a_restarted_engine_has_an_empty_cache(clock: Clock) -> None:
     node, bit = Node(ENGINE), 0
     bit = column(node.slot())
