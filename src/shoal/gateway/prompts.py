@@ -54,10 +54,13 @@ _decode = msgspec.json.Decoder(PromptFields).decode
 
 _DATA = b";base64,"
 _IMAGE = 2048 // 8  # times a hash is repeated to stand for an image
+_LONGEST = (
+    8 * 1024 * 1024
+)  # bytes that are searched for data: beyond it, what a prompt is worth is not in doubt
 _LONG = 512  # bytes of data that are worth a hash
 _CLOSING = b'"]'
 _find_data = re.compile(rb";base64,").search  # twice as fast as `bytes.find`
-_CACHE_CONTROL = re.compile(rb',?\s*"cache_control"\s*:\s*(?:null|\{[^{}]*\})')
+_marks = re.compile(rb'"cache_control"\s*:\s*(?:null|\{[^{}]*\})\s*(,?\s*)').finditer
 
 
 def prompt_fields(body: bytes) -> PromptFields:
@@ -78,22 +81,41 @@ def prompt_of(fields: PromptFields, *, anthropic: bool = False) -> Prompt:
         fields: of its body.
         anthropic: it is one of Anthropic's API, which may have marks for the cache in it.
     """
-    parts = [memoryview(part) for part in (fields.tools, fields.system, fields.instructions) if part]
+    parts: list[bytes | memoryview] = [
+        memoryview(part) for part in (fields.tools, fields.system, fields.instructions) if part
+    ]
     if last := fields.messages or fields.prompt or fields.input:
         view = memoryview(last)
         parts.append(view[:-1] if view[-1] in _CLOSING else view)
     if not parts:
         return NO_PROMPT
+    if sum(map(len, parts)) > _LONGEST:
+        parts = [b"\n".join(parts)[:_LONGEST]]
     # Of a single part no copy is made: half of the time would go into it.
     text = parts[0] if len(parts) == 1 else b"\n".join(parts)
     if _find_data(text):
         text = _without_data(bytes(text))
     if anthropic:
-        text = _CACHE_CONTROL.sub(b"", text)
+        text = _without_marks(bytes(text))
     seed = xxh3_64_intdigest((fields.model or "").encode("utf-8", "surrogatepass"))
     if fields.cache_salt:
         seed = xxh3_64_intdigest(fields.cache_salt, seed)
     return chain(text, seed)
+
+
+def _without_marks(text: bytes) -> bytes:
+    """Return the text without the members ``cache_control`` of objects, as if they had never been there."""
+    parts: list[bytes] = []
+    start = 0
+    for mark in _marks(text):
+        before = text[start : mark.start()].rstrip()
+        if before.endswith(b","):
+            parts.append(before[:-1] + mark[1])  # its own comma goes, the one behind it stays
+        else:
+            parts.append(before)
+        start = mark.end()
+    parts.append(text[start:])
+    return b"".join(parts)
 
 
 def _without_data(text: bytes) -> bytes:

@@ -104,11 +104,22 @@ def test_marks_for_anthropics_cache_do_not_matter():
         text = {"type": "text", "text": said("", seed)["content"]} | ({"cache_control": mark} if mark else {})
         return {"role": "user", "content": [text]}
 
+    bare = prompt(messages=[message(1, None)])
     one = prompt(anthropic=True, messages=[message(1, {"type": "ephemeral"})])
+    assert one == bare
+    marked = [{"cache_control": None, **message(1, None)["content"][0], "cache_control ": 5}]  # type: ignore[index]
+    clean = [{key: value for key, value in marked[0].items() if key != "cache_control"}]
+    assert prompt(anthropic=True, messages=marked) == prompt(messages=clean)
     other = prompt(
         anthropic=True, messages=[message(1, None), message(2, {"type": "ephemeral", "ttl": "1h"})]
     )
     assert shared(one, other) == len(one.hashes)
+
+
+def test_of_an_enormous_prompt_only_the_beginning_is_looked_at():
+    one, other = prompt(prompt="x" * 9_000_000), prompt(prompt="x" * 20_000_000)
+    assert one == other
+    assert one.size == 8 * 1024 * 1024
 
 
 @pytest.mark.parametrize(
