@@ -21,6 +21,7 @@ from shoal.cluster.wire import (
     ProbeReply,
     ProbeRequest,
     TooLarge,
+    Traffic,
     WireError,
     WrongCluster,
     WrongSecret,
@@ -58,6 +59,12 @@ PAYLOADS = st.one_of(
     st.builds(ProbeReply, NAMES, COUNTS, st.none() | COUNTS, st.none() | st.booleans()),
     st.just(Hello()),
     st.just(Goodbye()),
+    st.builds(
+        Traffic,
+        in_flight=st.dictionaries(NAMES, COUNTS, max_size=3),
+        work=st.dictionaries(NAMES, COUNTS, max_size=3),
+        blocks=st.dictionaries(NAMES, st.binary(max_size=40), max_size=3),
+    ),
 )
 
 
