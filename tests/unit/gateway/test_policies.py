@@ -44,6 +44,7 @@ async def test_turns_of_a_conversation_go_to_the_same_engine(stage):
             assert (await stage.request(stage.post(chat(conversation, *["next turn"] * turn)))).status == 200
         assert sorted(busy(engine) - old for engine, old in zip(engines, before, strict=True)) == [0, 0, 4]
     assert all(busy(engine) for engine in engines)
+    assert [stage.gateway._affinity.local(slot) for slot in range(3)] == [0, 0, 0], "no work is left behind"
 
 
 async def test_a_prompt_counts_as_work_until_its_first_event(stage):
