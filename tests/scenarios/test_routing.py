@@ -16,6 +16,8 @@ import pytest
 from support.cluster import Cluster
 from support.wait import wait_until
 
+pytestmark = pytest.mark.alone  # what arrives at the same moment must be sent at the same moment
+
 Make = Callable[..., Cluster]
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 SLOW = {"decode-ms": 20}  # 8 tokens take 0.2 s: requests that come at the same time are open at the same time

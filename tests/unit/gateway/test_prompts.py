@@ -173,6 +173,7 @@ def best(action: Callable[[], object], times: int = 50) -> float:
     return min(timeit.repeat(action, number=times, repeat=30, timer=time.process_time)) / times
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("known", [True, False])
 def test_routing_a_prompt_of_32_kb_takes_its_budget_of_60_us(known):
     """In units of this machine's Python: where it makes a list of 1000 numbers in 12 us, 60 us are 5 lists.
