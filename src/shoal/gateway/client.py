@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from collections.abc import Callable
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
@@ -114,6 +115,7 @@ class ClientConnection(asyncio.Protocol):
         "_transport",
         "_tunnel",
         "_unsent",
+        "write",
         "write_paused",
     )
 
@@ -123,12 +125,13 @@ class ClientConnection(asyncio.Protocol):
         self._gateway = gateway
         self._tunnel: asyncio.Transport | None = None  # where the bytes of an upgraded connection go
         self._early = b""  # those that came before there was one
-        self._reader = RequestReader(gateway.settings)
+        self._reader = RequestReader(gateway.settings, gateway.heads)
         self._exchange: Exchange | None = None  # the one being answered
         self._ahead = 0  # bytes received meanwhile
         self._reading_paused = False
         self._phase = _IDLE
         self._deadline = _NEVER  # of the phase, or for the client to read something
+        self.write: Callable[[bytes], None]  # sends bytes of a response: the transport's, for the asking
         self.write_paused = False
         """The client does not keep up with what is sent to it."""
         self._unsent = 0
@@ -139,6 +142,7 @@ class ClientConnection(asyncio.Protocol):
         """Begin."""
         gateway = self._gateway
         self._transport = transport  # type: ignore[assignment]
+        self.write = self._transport.write
         self._deadline = gateway.coarse_now + gateway.settings.idle_timeout
         gateway.connections.add(self)
         gateway.cells[Cell.CONNECTIONS] += 1
@@ -274,10 +278,6 @@ class ClientConnection(asyncio.Protocol):
         """Return the client's IP address."""
         address = self._transport.get_extra_info("peername")
         return str(address[0]) if address else ""
-
-    def write(self, data: bytes) -> None:
-        """Send bytes of a response."""
-        self._transport.write(data)
 
     def pause_reading(self) -> None:
         """Take nothing more from the client for now."""

@@ -15,6 +15,7 @@ from shoal.gateway.admission import Admission
 from shoal.gateway.affinity import Affinity
 from shoal.gateway.counters import Cell, InFlight, SharedMetrics
 from shoal.gateway.faults import Faults
+from shoal.gateway.heads import KnownRequests
 from shoal.gateway.inspect import RoutingFields, decode_fields
 from shoal.gateway.messages import EngineFault, WorkerNotice, WorkerSettings
 from shoal.gateway.pool import Counts, Pool
@@ -216,6 +217,7 @@ class Gateway:
         """Picks where a policy has failed."""
         self.fields_of: Callable[[bytes], RoutingFields] = decode_fields
         """Decodes the routing fields of a JSON body, with the prompt if policies need it."""
+        self.heads = KnownRequests(settings)
         self.table = RoutingTable(version=0)
         self.routes: dict[str, Route] = {}
         self.only_route: Route | None = None

@@ -47,6 +47,7 @@ def dispatch(gateway: Gateway, client: ClientConnection, request: Request) -> Ex
             except ClaimError as problem:
                 return error(400, str(problem), code="invalid_priority", param="priority")
         if request.stream:
+            request.plain = False
             request.ask_ids = _wants_ids(gateway, request, fields)
         route = _route(gateway, request, fields.model)
         if type(route) is Answer:

@@ -20,6 +20,7 @@ from shoal.gateway.upstream import Framing, ResponseHead, UpstreamConnection
 if TYPE_CHECKING:
     from shoal.gateway.client import ClientConnection
     from shoal.gateway.context import Gateway, Route
+    from shoal.gateway.heads import KnownHead
     from shoal.gateway.pool import Pool
     from shoal.gateway.request import Request
 
@@ -231,6 +232,38 @@ class Exchange:
         else:
             self._sent = len(text) + len(first)
             client.write(text + first)
+
+    def on_known(self, known: KnownHead, digits: bytes, body: bytes) -> None:
+        """Send a whole response of status 200 whose head is known; what cannot be added to that takes the long way.
+
+        The request is plain (`Request.plain`), and the upstream connection has been given back.
+        """
+        self._upstream = None
+        gateway, pool, client, request = self.gateway, self._pool, self.client, self.request
+        assert pool is not None
+        data = known.head_before + digits + known.head_after + body
+        if self._attempts > 1 or gateway.faults.avoided or gateway.closing or not request.keep_alive:
+            data = self._changed(known.head_before + digits + known.head_after) + body
+        self._pool = None
+        pool.counts.end()
+        cells = gateway.cells
+        cells[Cell.REQUESTS] += 1
+        cells[Cell.BYTES_OUT] += len(data)
+        client.write(data)
+        client.finished(request)
+
+    def _changed(self, head: bytes) -> bytes:
+        """Return the known head of a response with what this exchange adds to it, empty line included."""
+        head = head[:-2]
+        pool = self._pool
+        assert pool is not None
+        if not pool.is_control:
+            if self._attempts > 1:
+                head += b"x-shoal-attempts: %d\r\n" % self._attempts
+            self.gateway.faults.reachable(pool.target.id)
+        if not self.client.persists(self.request):
+            head += b"connection: close\r\n"
+        return head + b"\r\n"
 
     def on_upgraded(self, head: ResponseHead, first: bytes) -> None:
         """The engine has changed the protocol: pass bytes on both ways until one side closes."""

@@ -8,6 +8,7 @@ import ssl
 from typing import TYPE_CHECKING
 
 from shoal.gateway.engine_tls import EngineTls
+from shoal.gateway.heads import KnownResponse
 from shoal.gateway.messages import Credentials
 from shoal.gateway.upstream import UpstreamConnection
 from shoal.routing.table import EngineTarget
@@ -102,6 +103,7 @@ class Pool:
         self.target = target
         self.counts = counts
         self.engine_line = b"\r\nx-shoal-engine: " + target.id.encode()
+        self.response = KnownResponse(b"" if unix_socket is not None else self.engine_line)
         self.prefix = target.base_path.rstrip("/").encode()
         self.host_line = None if target.host_header is None else b"host: " + target.host_header.encode()
         self.authorization_line = (

@@ -4,6 +4,8 @@ llhttp (strict) judges every byte. A head is handed to it in one piece with noth
 so the places where requests begin and end are known here, and llhttp must agree. What it lets pass and a gateway must
 not is refused in `shoal.gateway.request`. Behind a request that is refused the framing is in doubt: nothing more is
 read from its connection.
+
+A request whose head is known (`shoal.gateway.heads`) goes past llhttp, which stays where it is between two requests.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from collections import deque
 
 import httptools
 
+from shoal.gateway.heads import MAX_DIGITS, KnownRequest, KnownRequests
 from shoal.gateway.messages import WorkerSettings
 from shoal.gateway.request import (
     MAX_TARGET,
@@ -33,6 +36,7 @@ class RequestReader:
 
     Args:
         settings: limits.
+        heads: those that are known, of all connections of a worker; None to know none.
 
     Attributes:
         requests: those that are complete, oldest first; the owner takes them out.
@@ -46,9 +50,12 @@ class RequestReader:
         "_continue_due",
         "_fed",
         "_head",
+        "_heads",
+        "_known",
         "_overhead",
         "_parser",
         "_parts",
+        "_past",
         "_remaining",
         "_request",
         "_seam",
@@ -59,11 +66,14 @@ class RequestReader:
         "requests",
     )
 
-    def __init__(self, settings: WorkerSettings) -> None:
+    def __init__(self, settings: WorkerSettings, heads: KnownRequests | None = None) -> None:
         self.requests: deque[Request] = deque()
         self.refusal: Answer | None = None
         self.ended = False
         self._settings = settings
+        self._heads = heads
+        self._known: KnownRequest | None = None  # the head of the last request, if it is known
+        self._past = False  # llhttp has not had the head of the request being read
         self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
         self._head = b""  # the beginning of a head that comes in pieces
         self._fed = 0  # bytes of it that llhttp has had
@@ -92,6 +102,18 @@ class RequestReader:
 
     def feed(self, data: bytes) -> None:
         """Read bytes that follow those read before. Nothing is raised: see `refusal`."""
+        known = self._known
+        if known is not None and self._request is None and not self._head and data.startswith(known.before):
+            # Nearly always: the head that this connection has had before, all of a body, and nothing else.
+            start = known.before_size
+            end = data.find(b"\r", start, start + MAX_DIGITS + 1)
+            digits = data[start:end]
+            if digits.isdigit() and data.startswith(known.after, end):
+                start = end + known.after_size
+                length = int(digits)
+                if length == len(data) - start and length <= self._settings.max_body:
+                    self.requests.append(known.request(digits, length, data[start:]))
+                    return
         if self._head:
             self._fed = len(self._head)
             data = self._head + data
@@ -123,6 +145,7 @@ class RequestReader:
         self.ended = True
         self._parser = None  # breaks a reference cycle
         self._request = None
+        self._known = None
         self._head = b""
         self._drop_body()
 
@@ -163,6 +186,9 @@ class RequestReader:
         stop = end + 4
         head = data[start:end]
         self._fed = 0
+        heads = self._heads
+        if heads is not None and not fed and self._take_known(heads, head):
+            return stop
         if head[:1] <= b"\r":
             head = self._without_empty_lines(head)
         try:
@@ -181,9 +207,12 @@ class RequestReader:
             self._complete = False
             self._parser = httptools.HttpRequestParser(self)
             self._parser.feed_data(without_upgrade(head) + _HEAD_END)
+            heads = None
         if not head:
             return stop
         self._request = request = parse_request(head, self._settings)
+        if heads is not None:
+            heads.learn(head, request)
         if request.length or request.chunked:
             if self._complete:
                 raise RefusalError(400, "The end of the request is in doubt.", "bad_framing")
@@ -194,6 +223,20 @@ class RequestReader:
         else:
             self._finish(request)
         return stop
+
+    def _take_known(self, heads: KnownRequests, head: bytes) -> bool:
+        """Begin a request, of which llhttp has seen nothing, if its head is known. Return whether it is."""
+        found = heads.find(head)
+        if found is None:
+            self._known = None
+            return False
+        self._known, self._request = found
+        self._past = True
+        self._remaining = self._request.length
+        if not self._remaining:
+            self._complete = True
+            self._finish(self._request)
+        return True
 
     def _without_empty_lines(self, head: bytes) -> bytes:
         """Return a head without empty lines in front of it, which are to be ignored (RFC 9112, 2.2)."""
@@ -214,8 +257,12 @@ class RequestReader:
         """Read a body of known length, or a piece of one. Return where it ends."""
         assert self._parser is not None
         piece = data[start : start + self._remaining]
-        self._parser.feed_data(piece)
         self._remaining -= len(piece)
+        if self._past:
+            self.on_body(piece)
+            self._complete = not self._remaining
+        else:
+            self._parser.feed_data(piece)
         if not self._remaining:
             self._finish(request)
         return start + len(piece)
@@ -250,6 +297,7 @@ class RequestReader:
         if not self._complete:
             raise RefusalError(400, "The end of the request is in doubt.", "bad_framing")
         self._complete = False
+        self._past = False
         self._request = None
         self._continue_due = False
         if self._size:

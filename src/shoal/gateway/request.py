@@ -68,6 +68,7 @@ class Request(msgspec.Struct, gc=False):
         fields: what its JSON body says, None for other bodies.
         work: see `shoal.routing.ask.Ask`, which a request fulfils.
         policy: picks its engine in place of the model's policy.
+        plain: HTTP/1.1, no HEAD, no upgrade, no stream: what is answered may go the short way (`heads.py`).
     """
 
     method: bytes
@@ -85,6 +86,7 @@ class Request(msgspec.Struct, gc=False):
     ask_ids: bool = False
     priority: bytes = b""
     claim: Claim | None = None
+    plain: bool = False
     fields: RoutingFields | None = None
     work: int = 0
     policy: Policy | None = None
@@ -250,9 +252,9 @@ def parse_request(head: bytes, settings: WorkerSettings) -> Request:  # noqa: PL
         head = without(head, dropped)
     if http10:
         head = b"%b %b HTTP/1.1%b" % (method, target, head[len(method) + len(target) + len(b"  HTTP/1.0") :])
-    request = Request(
-        method, target, head, size, chunked, http10, keep_alive, expects_continue, method == b"HEAD"
-    )
+    head_only = method == b"HEAD"
+    request = Request(method, target, head, size, chunked, http10, keep_alive, expects_continue, head_only)
+    request.plain = not http10 and not head_only
     if priority:
         request.priority = priority
     if not target.startswith(b"/"):
@@ -291,6 +293,7 @@ def with_upgrade(request: Request) -> Request:
     """Return a request that has lost the fields about its connection, with those that ask for a WebSocket again."""
     request.head += b"\r\nconnection: upgrade\r\nupgrade: websocket"
     request.upgrade = True
+    request.plain = False
     request.keep_alive = False  # HTTP ends here, one way or the other
     return request
 

@@ -16,10 +16,12 @@ import httptools
 import msgspec
 
 from shoal.gateway.fields import without
+from shoal.gateway.heads import MAX_DIGITS
 
 if TYPE_CHECKING:
     from shoal.gateway.exchange import Exchange
     from shoal.gateway.pool import Pool
+    from shoal.gateway.request import Request
 
 MAX_HEAD = 64 * 1024
 """Longest response head taken, bytes."""
@@ -229,6 +231,8 @@ class UpstreamConnection(asyncio.Protocol):
             self.pool.forget(self)
             self.close()
             return
+        if exchange.request.plain and not self._begun and not self._head and self._take_known(exchange, data):
+            return
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -275,6 +279,32 @@ class UpstreamConnection(asyncio.Protocol):
 
     # The response.
 
+    def _take_known(self, exchange: Exchange, data: bytes) -> bool:
+        """Pass `data` on if they are a whole response, and nothing else, whose head is known. Return whether they are.
+
+        llhttp does not get to see it, and stays where it is between two responses.
+        """
+        known = self.pool.response.known
+        if known is None or not data.startswith(known.before):
+            return False
+        start = known.before_size
+        end = data.find(b"\r", start, start + MAX_DIGITS + 1)
+        digits = data[start:end]
+        if not digits.isdigit() or not data.startswith(known.after, end):
+            return False
+        start = end + known.after_size
+        if int(digits) != len(data) - start:
+            return False
+        self.exchange = None
+        if self._paused:
+            self.resume()
+        if self.alive and self.transport.get_write_buffer_size() == 0:
+            self.pool.give(self)
+        else:
+            self.close()
+        exchange.on_known(known, digits, data[start:])
+        return True
+
     def _take_head(self, exchange: Exchange, data: bytes) -> None:
         end = data.find(_HEAD_END)
         if end < 0:
@@ -305,6 +335,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._keep_alive = head.keep_alive
         if framing is _LENGTH:
             self._remaining = head.length
+            self._learn(request, data[:end], head)
             if len(rest) > head.length:
                 rest = rest[: head.length]
                 self._keep_alive = False
@@ -317,6 +348,11 @@ class UpstreamConnection(asyncio.Protocol):
                 self._parser = httptools.HttpResponseParser(self)
         exchange.on_head(head, rest)
         self._advance(exchange, len(rest))
+
+    def _learn(self, request: Request, data: bytes, head: ResponseHead) -> None:
+        """Note a head that may come again."""
+        if request.plain and head.status == 200 and head.keep_alive:
+            self.pool.response.learn(data, head.head)
 
     def _body(self, exchange: Exchange, data: bytes) -> None:
         if self._framing is _LENGTH:

@@ -10,6 +10,7 @@ import httptools
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from shoal.gateway.heads import KnownRequests
 from shoal.gateway.messages import WorkerSettings
 from shoal.gateway.reader import RequestReader
 from shoal.gateway.request import Request
@@ -58,12 +59,23 @@ def requests(draw: st.DrawFn) -> tuple[bytes, bytes]:
     return blank + CRLF.join([*lines, b"", b""]) + data, body
 
 
-def read(*pieces: bytes) -> tuple[list[Request], int | None]:
-    """Return the requests in `pieces`, and the status of a refusal."""
-    reader = RequestReader(SETTINGS)
+def read_with(heads: KnownRequests | None, *pieces: bytes) -> tuple[list[Request], int | None]:
+    reader = RequestReader(SETTINGS, heads)
     for piece in pieces:
         reader.feed(piece)
     return list(reader.requests), reader.refusal.status if reader.refusal else None
+
+
+KNOWN = KnownRequests(SETTINGS)
+"""All that the requests of all tests have taught: a worker's, after a long day."""
+
+
+def read(*pieces: bytes) -> tuple[list[Request], int | None]:
+    """Return the requests in `pieces`, and the status of a refusal: the same whatever heads are known."""
+    found = read_with(None, *pieces)
+    for _ in range(2):
+        assert read_with(KNOWN, *pieces) == found, "known heads change nothing"
+    return found
 
 
 def split(data: bytes, cuts: list[int]) -> list[bytes]:
@@ -228,6 +240,7 @@ def test_fuzz_framings_put_together_at_random_are_judged_as_by_llhttp_and_h11():
         parts += [chance.choice(ends), chance.choice(bodies)]
         taken += compare(b"".join(parts) + b"GET /next HTTP/1.1\r\nHost: g\r\n\r\n")
     assert taken > 500, "enough of them are right, or nothing would have been compared"
+    assert len(KNOWN) > 20, "and enough of their heads are known"
 
 
 @settings(max_examples=200, deadline=None)
