@@ -29,7 +29,7 @@ MAX_HEAD = 64 * 1024
 # A reused connection that ends within so many seconds, without an answer, had been closed by its other end already.
 # By the coarse clock, so it must be longer than a tick.
 _STALE_WITHIN = 2.0
-_JOINED = 64 * 1024  # bytes: a shorter body is copied behind its head, which costs less than a second write
+_JOINED = 16 * 1024  # bytes: a shorter body is copied behind its head, which costs less than a second write
 
 _HEAD_END = b"\r\n\r\n"
 _SURPLUS = "there are bytes behind it"
