@@ -4,12 +4,29 @@ from __future__ import annotations
 
 import httptools
 
+MAX_CHUNK = 1023
+"""Bytes of a chunk that is passed on in one piece, see `whole_chunk`: more than an event of one token has."""
+
+_SIZES = {form % size: size for size in range(1, MAX_CHUNK + 1) for form in (b"%x", b"%X")}
 _ENDS = (b"\n\n", b"\r\n\r\n")
 _MAX_EVENT = 64 * 1024 * 1024  # bytes; an engine that sends a longer one is not to be trusted with our memory
 
 
 class StreamError(Exception):
     """A stream is not what it should be; ``str(error)`` says why, as in "engine m-0 …"."""
+
+
+def whole_chunk(data: bytes) -> bytes | None:
+    """Return the content of `data` if that is one chunk of 1 to `MAX_CHUNK` bytes and nothing else (RFC 9112, 7.1).
+
+    Args:
+        data: what comes where a chunk may begin.
+    """
+    mark = data.find(b"\r\n", 0, 5)
+    size = _SIZES.get(data[:mark])
+    if size is None or len(data) != mark + size + 4 or not data.endswith(b"\r\n"):
+        return None
+    return data[mark + 2 : -2]
 
 
 class Dechunker:
@@ -37,11 +54,12 @@ class WholeEvents:
         chunked: the body comes in chunks.
     """
 
-    __slots__ = ("_chunks", "_rest")
+    __slots__ = ("_chunks", "rest")
 
     def __init__(self, chunked: bool) -> None:
         self._chunks = Dechunker() if chunked else None
-        self._rest = b""  # the beginning of an event
+        self.rest = b""
+        """The beginning of an event."""
 
     def feed(self, data: bytes) -> bytes:
         """Return the events that are complete with `data`, with the empty line behind each.
@@ -49,16 +67,22 @@ class WholeEvents:
         Raises:
             StreamError: an event does not end.
         """
-        if self._chunks is not None:
-            data = self._chunks.feed(data)
-        if self._rest:
-            data = self._rest + data
-            self._rest = b""
+        return self.feed_content(data if self._chunks is None else self._chunks.feed(data))
+
+    def feed_content(self, data: bytes) -> bytes:
+        """Return the same for bytes that have no chunks around them any more, and begin and end where chunks do.
+
+        Raises:
+            StreamError: an event does not end.
+        """
+        if self.rest:
+            data = self.rest + data
+            self.rest = b""
         if data[-2:] == b"\n\n":  # nearly always: servers write event by event
             return data
         end = max(data.rfind(mark) + len(mark) if mark in data else 0 for mark in _ENDS)
-        self._rest = data[end:]
-        if len(self._rest) > _MAX_EVENT:
+        self.rest = data[end:]
+        if len(self.rest) > _MAX_EVENT:
             raise StreamError("sends an event without an end")
         return data[:end]
 

@@ -17,6 +17,7 @@ from shoal.gateway.continuation import (
     refuse,
 )
 from shoal.gateway.events import WholeEvents, payloads
+from shoal.gateway.forms import EventForm, form_of
 from shoal.gateway.splice import DONE_EVENT, EngineError, Splice, error_message, event
 from shoal.gateway.transcript import Transcript, decode_chunk
 
@@ -24,8 +25,9 @@ RESUMABLE = (CHAT, COMPLETIONS)
 """Paths whose streams can be continued."""
 
 _IDS = b'token_ids":['  # as a key: inside a string its quote would be escaped
-_IDS_END = len(_IDS) - 1
+_NO_IDS = b'token_ids":null'
 _ERROR = b'data: {"error"'  # inside a string the quotes would be escaped
+_LOOKS = 8  # at events of a stream, until its form must be known
 _NO_NEWS = (
     b'"delta":{},'  # what vLLM's parsers have nothing to say about is a chunk only because ids were asked for
 )
@@ -52,6 +54,8 @@ class Relay:
         self._asked: Asked | None = None
         self._events = WholeEvents(chunked=True)
         self._strip = False
+        self._form: EventForm | None = None
+        self._looks = _LOOKS  # left
         self._splice: Splice | None = None
         self._plan: Continuation | None = None
         self._text_only = False
@@ -71,6 +75,7 @@ class Relay:
         """
         self._events = WholeEvents(chunked)
         self._strip = strip
+        self._form = None
         if self._plan is not None:
             assert self._asked is not None
             assert self._said is not None
@@ -84,7 +89,33 @@ class Relay:
             SeamError: another engine does not go on where the first one stopped.
             StreamError: the stream is wrong in another way.
         """
-        events = self._events.feed(data)
+        return self._take(self._events.feed(data))
+
+    def feed_content(self, content: bytes) -> bytes:
+        """Return the same for a chunk's content.
+
+        Raises:
+            StreamError: as `feed`.
+        """
+        return self._take(self._events.feed_content(content))
+
+    def feed_event(self, event: bytes) -> bytes | None:
+        """Return the chunk for the client if a chunk's content is an event of the stream's usual form, None if not.
+
+        Args:
+            event: of `events.MAX_CHUNK` bytes at most.
+        """
+        if self._form is None or self._events.rest:
+            return None
+        found = self._form.match(event)
+        if found is None:
+            return None
+        text, ids, chunk = found
+        assert self._said is not None
+        self._said.keep_piece(text, ids)
+        return chunk
+
+    def _take(self, events: bytes) -> bytes:
         said = self._said
         if said is None:
             return events
@@ -94,12 +125,12 @@ class Relay:
             if _ERROR in events:
                 _raise_error(events)
             said.keep(events)
+            if self._form is None and self._looks:
+                self._looks -= 1
+                self._form = form_of(events, self._strip)
             if self._strip:
-                start = events.find(_IDS)
-                while start >= 0:
-                    end = events.find(b"]", start)
-                    events = events[: start + _IDS_END] + b"null" + events[end + 1 :]
-                    start = events.find(_IDS, start)
+                first, *rest = events.split(_IDS)
+                events = _NO_IDS.join((first, *[part.partition(b"]")[2] for part in rest]))
                 if _NO_NEWS in events:
                     events = _without_empty(events)
         if events.endswith(DONE_EVENT):

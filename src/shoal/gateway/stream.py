@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from shoal.gateway.continuation import CannotResumeError
@@ -58,8 +59,14 @@ class StreamExchange(Exchange):
         self._dechunker = None
         self._relay = Relay(self._path(), request.body, settings.resume, settings.resume_buffer)
         self._relay.begin(chunked=head.framing is _CHUNKED, strip=request.ask_ids and pool.target.token_ids)
+        self._take_chunks(head)
         if first:
             self.on_body(first)
+
+    def _take_chunks(self, head: ResponseHead) -> None:
+        """Have the connection say it when a chunk comes alone."""
+        if head.framing is _CHUNKED and self._upstream is not None:
+            self._upstream.on_chunk = self.on_chunk
 
     def on_body(self, data: bytes) -> None:
         """Pass whole events on."""
@@ -67,12 +74,15 @@ class StreamExchange(Exchange):
         if relay is None:
             super().on_body(data)
             return
+        self._pass_on(relay, relay.feed, data)
+
+    def _pass_on(self, relay: Relay, feed: Callable[[bytes], bytes], data: bytes) -> None:
         self.heard_at = self.gateway.coarse_now
         if self._work:
             assert self._pool is not None
             self._settle(self._pool)
         try:
-            data = relay.feed(data)
+            data = feed(data)
         except StreamError as problem:
             self._on_stream_error(relay, problem)
             return
@@ -81,6 +91,18 @@ class StreamExchange(Exchange):
                 data = b"%x\r\n%b\r\n" % (len(data), data)
             self._sent += len(data)
             self.client.write(data)
+
+    def on_chunk(self, content: bytes) -> None:
+        """Pass on what a chunk of events has in it; it comes alone, as nearly all do."""
+        relay = self._relay
+        assert relay is not None
+        data = relay.feed_event(content) if self._chunk else None
+        if data is not None:
+            self.heard_at = self.gateway.coarse_now
+            self._sent += len(data)
+            self.client.write(data)
+        else:
+            self._pass_on(relay, relay.feed_content, content)
 
     def on_end(self) -> None:
         """The response is complete, or the engine says so."""
@@ -170,6 +192,7 @@ class StreamExchange(Exchange):
         if gateway.faults.avoided:
             gateway.faults.reachable(pool.target.id)
         relay.begin(chunked=head.framing is _CHUNKED, strip=self._outgoing.ask_ids and pool.target.token_ids)
+        self._take_chunks(head)
         # A comment, which clients pass over: who reads the stream can see its seams.
         self._emit(
             f": shoal: {self._failures[-1]}; {pool.target.id} goes on after {relay.tokens} tokens\n\n".encode()

@@ -7,6 +7,8 @@ when there are so many that reading them saves memory: read, an event takes a te
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterable
+from itertools import accumulate, chain, compress, repeat
 from typing import Any
 
 import msgspec
@@ -15,6 +17,7 @@ from shoal.gateway.events import payloads
 
 DONE = b"[DONE]"
 _FOLD_AT = 32 * 1024  # bytes of unread events
+_FOLD_PIECES = 256  # events of which only pieces are kept
 _TOKEN_SIZE = 16  # bytes that a token takes once it is read, text and marks included, about
 
 
@@ -68,6 +71,8 @@ class Chunk(msgspec.Struct, gc=False):
 
 decode_chunk = msgspec.json.Decoder(Chunk).decode
 _decode_chunks = msgspec.json.Decoder(list[Chunk]).decode
+_decode_texts = msgspec.json.Decoder(list[str]).decode
+_decode_ids = msgspec.json.Decoder(list[list[int]]).decode
 
 
 class Transcript:
@@ -100,6 +105,8 @@ class Transcript:
         self._limit = limit
         self._unread: list[bytes] = []
         self._unread_size = 0
+        self._pieces: list[bytes] = []  # texts of the events behind those,
+        self._piece_ids: list[bytes] = []  # and their token ids
         self.overflown = False
         self.head: Chunk | None = None
         self.prompt_ids: list[int] | None = None
@@ -126,27 +133,73 @@ class Transcript:
         """Note whole events that go to the client."""
         if self.overflown:
             return
+        if self._pieces:
+            self.read()  # they came before
         self._unread.append(events)
         self._unread_size += len(events)
         if self._unread_size > _FOLD_AT:
             self.read()
 
+    def keep_piece(self, text: bytes, ids: bytes | None) -> None:
+        """Note an event that goes to the client, of which all that counts is known.
+
+        Args:
+            text: the inside of the JSON string with the text.
+            ids: the inside of the JSON list with the token ids, None where there is none; in a stream, always or never.
+        """
+        if self.overflown:
+            return
+        pieces = self._pieces
+        pieces.append(text)
+        if ids is not None:
+            self._piece_ids.append(ids)
+        if len(pieces) == _FOLD_PIECES:
+            self.read()
+
     def read(self) -> None:
         """Read what was kept unread."""
-        events, self._unread, self._unread_size = b"".join(self._unread), [], 0
-        chunks = b",".join([data for data in payloads(events) if data != DONE])
         try:
-            for chunk in _decode_chunks(b"[%b]" % chunks):
-                self.note(chunk)
-        except msgspec.MsgspecError:  # what it says is not known, so neither is how to go on from it
-            self._overflow()
+            if self._unread:
+                events, self._unread, self._unread_size = b"".join(self._unread), [], 0
+                chunks = b",".join([data for data in payloads(events) if data != DONE])
+                for chunk in _decode_chunks(b"[%b]" % chunks):
+                    self.note(chunk)
+            if self._pieces:
+                self._read_pieces()
+        except (msgspec.MsgspecError, UnicodeDecodeError, OverflowError):
+            self._overflow()  # what it says is not known, so neither is how to go on from it
         self._text = [self.text]  # one string instead of thousands of pieces
         if _TOKEN_SIZE * (len(self.ids) + len(self.prompt_ids or ())) + self.chars > self._limit:
             self._overflow()
 
+    def _read_pieces(self) -> None:
+        """Read pieces as `note` reads events, all at once."""
+        pieces, piece_ids = self._pieces, self._piece_ids
+        self._pieces, self._piece_ids = [], []
+        texts = _decode_texts(b'["%b"]' % b'","'.join(pieces))
+        if len(texts) != len(pieces):
+            raise msgspec.DecodeError("a text is not what it seemed")
+        before = len(self.ids)
+        counts: Iterable[int] = repeat(before, len(texts))
+        if piece_ids:
+            ids = _decode_ids(b"[[%b]]" % b"],[".join(piece_ids))
+            counts = list(accumulate(map(len, ids), initial=before))[1:]
+            self.ids.extend(chain.from_iterable(ids))
+            self.counted += len(self.ids) - before
+        else:
+            self.counted += len(texts)
+        chars = list(accumulate(map(len, texts), initial=self.covered))[1:]
+        self.mark_ids.extend(compress(counts, texts))  # an empty text leaves no mark
+        self.mark_chars.extend(compress(chars, texts))
+        self.chars += chars[-1] - self.covered
+        self.covered = chars[-1]
+        self._text += texts
+        self.last_reasoning = self.last_reasoning and not any(texts)
+
     def _overflow(self) -> None:
         self.overflown = True
         self._text, self.prompt_ids = [], None
+        self._unread, self._pieces, self._piece_ids = [], [], []
         self.ids, self.mark_ids, self.mark_chars = array("I"), array("I"), array("I")
 
     def note(self, chunk: Chunk) -> None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import functools
 import re
+from collections.abc import Callable
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
 import httptools
 import msgspec
 
+from shoal.gateway.events import whole_chunk
 from shoal.gateway.fields import without
 from shoal.gateway.heads import MAX_DIGITS
 
@@ -150,6 +152,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     __slots__ = (
         "_begun",
+        "_between",
         "_ended",
         "_framing",
         "_head",
@@ -160,6 +163,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_remaining",
         "alive",
         "exchange",
+        "on_chunk",
         "pool",
         "reused",
         "transport",
@@ -177,6 +181,9 @@ class UpstreamConnection(asyncio.Protocol):
         self._ended = 0
         self._head = b""
         self._in_body = False
+        self._between = False  # llhttp stands between two chunks
+        self.on_chunk: Callable[[bytes], None] | None = None
+        """Set while a chunk that comes alone is to be told without its framing, and not as `Exchange.on_body`."""
         self._framing = _NONE
         self._remaining = 0
         self._keep_alive = False
@@ -186,7 +193,8 @@ class UpstreamConnection(asyncio.Protocol):
         """Carry `exchange`: send its request; the response, or its failure, is told to it."""
         self.exchange = exchange
         self._begun = self._ended = 0
-        self._in_body = False
+        self._in_body = self._between = False
+        self.on_chunk = None
         if len(body) < _JOINED:
             self.transport.write(head + _HEAD_END + body)
         else:
@@ -195,7 +203,7 @@ class UpstreamConnection(asyncio.Protocol):
     def close(self) -> None:
         """Close at once. The engine sees its client go away and aborts the request, if one is running."""
         self.alive = False
-        self.exchange = None
+        self.exchange = self.on_chunk = None
         self.transport.abort()
 
     def pause(self) -> None:
@@ -218,6 +226,14 @@ class UpstreamConnection(asyncio.Protocol):
         """Count complete messages."""
         self._ended += 1
 
+    def on_chunk_header(self) -> None:
+        """Note that llhttp is inside a chunk."""
+        self._between = False
+
+    def on_chunk_complete(self) -> None:
+        """Note that it is behind one; the last one, of size 0, ends with the message."""
+        self._between = True
+
     # What asyncio calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -231,6 +247,9 @@ class UpstreamConnection(asyncio.Protocol):
             self.pool.forget(self)
             self.close()
             return
+        if self._between and self.on_chunk is not None and (content := whole_chunk(data)) is not None:
+            self.on_chunk(content)  # llhttp stays where it is
+            return
         if exchange.request.plain and not self._begun and not self._head and self._take_known(exchange, data):
             return
         try:
@@ -240,6 +259,8 @@ class UpstreamConnection(asyncio.Protocol):
                 self._fail(f"invalid response: {error}")
                 return
             self._begun += 1  # what follows the response is not even HTTP
+        if not data.endswith(b"\r\n"):
+            self._between = False  # there may be half of a size behind the last chunk
         if self._in_body:
             self._body(exchange, data)
             return
@@ -259,6 +280,7 @@ class UpstreamConnection(asyncio.Protocol):
         """Tell the exchange, if there is one."""
         self.alive = False
         exchange, self.exchange = self.exchange, None
+        self.on_chunk = None
         if exchange is None:
             self.pool.forget(self)
         elif self._in_body:
@@ -381,7 +403,7 @@ class UpstreamConnection(asyncio.Protocol):
                 return
         elif framing is _CLOSE:
             return
-        self.exchange = None
+        self.exchange = self.on_chunk = None
         if self._paused:
             self.resume()
         if self._keep_alive and self.alive and self.transport.get_write_buffer_size() == 0:
