@@ -32,7 +32,11 @@ from benchmarks.gateway.processes import Command, Running
 from benchmarks.gateway.results import WORKER, Row
 from lib.progress import Steps
 
-_PORTS = range(18000, 28000)  # below those that the kernel gives to clients
+# Below those that the kernel gives to clients, and above those of Shoal's engines (`engines.ports`).
+_PORTS = range(21000, 30000)
+_TRIES = (
+    3  # to start something: between looking for a port and listening on it, another program may have taken it
+)
 _QUESTION = {"model": "bench", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
 
 
@@ -124,8 +128,8 @@ def answers(client: httpx.Client, port: int) -> bool:
 
 
 def wait_until_up(subject: Subject, client: httpx.Client, begun: float, patience: float) -> bool:
-    """Wait until a target answers; note why when it does not, `patience` seconds after `begun`."""
-    while not subject.gone():
+    """Wait until a target answers or ends; note why when it does neither, `patience` seconds after `begun`."""
+    while subject.running is None or not subject.running.ended():
         if answers(client, subject.port):
             return True
         if time.monotonic() - begun > patience:
@@ -139,13 +143,32 @@ def wait_until_up(subject: Subject, client: httpx.Client, begun: float, patience
 def start_engines(
     program: Path, placement: Placement, directory: Path, stack: contextlib.ExitStack
 ) -> list[int]:
-    """Start the fake engines; return their ports."""
-    ports = free_ports(2)
-    for port, cores in zip(ports, placement.engines, strict=True):
+    """Start the fake engines; return their ports.
+
+    Raises:
+        BenchError: one does not listen.
+    """
+    return [start_engine(program, cores, directory, stack) for cores in placement.engines]
+
+
+def start_engine(program: Path, cores: Sequence[int], directory: Path, stack: contextlib.ExitStack) -> int:
+    """Start one and return its port.
+
+    Raises:
+        BenchError: it does not listen, whichever port it gets.
+    """
+    for _ in range(_TRIES):
+        (port,) = free_ports(1)
         folder = directory / f"engine-{port}"
         folder.mkdir()
-        stack.callback(Running("engine", Command([str(program), str(port)]), cores, folder).stop)
-    return ports
+        running = Running("engine", Command([str(program), str(port)]), cores, folder)
+        stack.callback(running.stop)
+        with httpx.Client(timeout=5, trust_env=False) as client:
+            while not running.ended():
+                if answers(client, port):
+                    return port
+                time.sleep(0.02)
+    raise BenchError(f"the fake engine does not start: {running.last_words()}")
 
 
 @dataclass(frozen=True)
@@ -174,8 +197,7 @@ class Stage:
         cores = self.placement.pair if target.pair else self.placement.router
         if target.name not in self.programs.targets or not cores:
             return None
-        folder = self.directory / re.sub(r"\W+", "-", target.name)
-        folder.mkdir()
+        folder = Path(tempfile.mkdtemp(prefix=re.sub(r"\W+", "-", target.name) + "-", dir=self.directory))
         site = Site(self.programs.targets[target.name].path, folder, *ports, self.engines)
         running = Running(target.name, target.command(site), cores, folder)
         self.stack.callback(running.stop)
@@ -183,18 +205,32 @@ class Stage:
 
 
 def start_targets(targets: Sequence[Target], rows: dict[str, Row], stage: Stage) -> list[Subject]:
-    """Start all targets at once and return those that answer."""
-    begun = time.monotonic()
-    ports = free_ports(2 * len(targets))
-    started = []
-    for target, mine in zip(targets, zip(ports[::2], ports[1::2], strict=True), strict=True):
-        subject = stage.start(target, rows[target.name], mine)
-        if subject is not None:
-            subject.worker = rows[WORKER] if target.kind is Kind.SHOAL else None
-            started.append((subject, target.patience))
+    """Start all targets at once and return those that answer, in order.
+
+    One that ends before it has answered is started again, on other ports.
+    """
+    up: dict[str, Subject] = {}
+    missing = list(targets)
     authorization = {"authorization": f"Bearer {API_KEY}"}
     with httpx.Client(headers=authorization, timeout=5, trust_env=False) as client:
-        return [s for s, patience in started if wait_until_up(s, client, begun, patience)]
+        for left in reversed(range(_TRIES)):
+            begun = time.monotonic()
+            ports = iter(free_ports(2 * len(missing)))
+            started = [(t, stage.start(t, rows[t.name], (next(ports), next(ports)))) for t in missing]
+            missing = []
+            for target, subject in started:
+                if subject is None:
+                    continue
+                subject.worker = rows[WORKER] if target.kind is Kind.SHOAL else None
+                if wait_until_up(subject, client, begun, target.patience):
+                    up[target.name] = subject
+                elif subject.running is not None and subject.running.ended():
+                    missing.append(target)
+                    if not left:
+                        subject.gone()  # notes it
+            if not missing:
+                break
+    return [up[target.name] for target in targets if target.name in up]
 
 
 def run(targets: Sequence[Target], plan: Plan, console: Console) -> tuple[list[Row], dict[str, Any]]:
