@@ -242,10 +242,13 @@ class Exchange:
         gateway, pool, client, request = self.gateway, self._pool, self.client, self.request
         assert pool is not None
         data = known.head_before + digits + known.head_after + body
-        if self._attempts > 1 or gateway.faults.avoided or gateway.closing or not request.keep_alive:
+        special = self._attempts > 1 or self.waited or gateway.faults.avoided
+        if special or gateway.closing or not request.keep_alive:
             data = self._changed(known.head_before + digits + known.head_after) + body
         self._pool = None
-        pool.counts.end()
+        if self._work:
+            self._settle(pool)
+        pool.end()
         cells = gateway.cells
         cells[Cell.REQUESTS] += 1
         cells[Cell.BYTES_OUT] += len(data)
@@ -260,6 +263,8 @@ class Exchange:
         if not pool.is_control:
             if self._attempts > 1:
                 head += b"x-shoal-attempts: %d\r\n" % self._attempts
+            if self.waited:
+                head += b"x-shoal-queue-time: %.3f\r\n" % self.waited
             self.gateway.faults.reachable(pool.target.id)
         if not self.client.persists(self.request):
             head += b"connection: close\r\n"

@@ -96,6 +96,9 @@ class StreamExchange(Exchange):
         """Pass on what a chunk of events has in it; it comes alone, as nearly all do."""
         relay = self._relay
         assert relay is not None
+        if self._work:
+            assert self._pool is not None
+            self._settle(self._pool)
         data = relay.feed_event(content) if self._chunk else None
         if data is not None:
             self.heard_at = self.gateway.coarse_now
