@@ -72,7 +72,7 @@ class Admission:
         ticket, displaced = self._queue.offer(
             exchange,
             claim,
-            claims.owner(request, exchange.client.peer()),
+            claims.owner(request, exchange.client.peer(), request.key),
             size=len(request.body),
             now=now,
             deadline=now + patience,

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from shoal.gateway.access import Access
 from shoal.gateway.admission import Admission
 from shoal.gateway.affinity import Affinity
 from shoal.gateway.counters import Cell, InFlight, SharedMetrics
 from shoal.gateway.faults import Faults
 from shoal.gateway.heads import KnownRequests
 from shoal.gateway.inspect import RoutingFields, decode_fields
-from shoal.gateway.messages import EngineFault, WorkerNotice, WorkerSettings
+from shoal.gateway.key_cells import KeyCells
+from shoal.gateway.messages import Report, WorkerSettings
 from shoal.gateway.pool import Counts, Pool
 from shoal.gateway.prompts import prompt_fields
 from shoal.routing import registry
@@ -202,6 +204,7 @@ class Gateway:
         metrics: the shared metrics.
         report: takes messages for the node process.
         affinity: what workers share of engines' caches; None for a small map of this worker alone.
+        key_cells: shared with the other workers; needed where the settings have API keys.
     """
 
     def __init__(
@@ -209,8 +212,9 @@ class Gateway:
         settings: WorkerSettings,
         in_flight: InFlight,
         metrics: SharedMetrics,
-        report: Callable[[EngineFault | WorkerNotice], None],
+        report: Callable[[Report], None],
         affinity: Affinity | None = None,
+        key_cells: KeyCells | None = None,
     ) -> None:
         self.settings = settings
         self.stand_in = LeastConnections(settings.index)
@@ -224,6 +228,11 @@ class Gateway:
         self.lost: frozenset[str] = frozenset()
         """Ids of engines from which nothing is to be expected any more."""
         self.faults = Faults(report, self._instance, self._count_ejection)
+        self.access: Access | None = None
+        """Judges API keys; None where nobody needs one."""
+        if settings.keys is not None:
+            assert key_cells is not None
+            self.access = Access(settings.keys, key_cells, settings.index, report)
         self.connections: set[ClientConnection] = set()
         self._draining = False
         self.closing = False
@@ -389,6 +398,8 @@ class Gateway:
         self.coarse_now = now = self.now()
         self.date = formatdate(time.time(), usegmt=True).encode()
         self.faults.flush(now)
+        if self.access is not None:
+            self.access.flush()
         for connection in list(self.connections):
             connection.check_deadlines(now)
 

@@ -64,13 +64,13 @@ def _size(workers: int) -> int:
     return _CELL * ((workers + 1) * SLOTS + workers * _METRICS_ROW + SLOTS)
 
 
-def create(workers: int) -> int:
-    """Return the descriptor of a new map for `workers` workers, all zero.
+def create(workers: int, more: int = 0) -> int:
+    """Return the descriptor of a new map for `workers` workers, with `more` bytes behind it, all zero.
 
     It is inheritable only through ``pass_fds`` and lives as long as somebody holds it.
     """
     fd = os.memfd_create("shoal-counters", os.MFD_CLOEXEC)
-    os.ftruncate(fd, _size(workers))
+    os.ftruncate(fd, _size(workers) + more)
     return fd
 
 

@@ -8,9 +8,11 @@ from urllib.parse import parse_qs, unquote_to_bytes
 import msgspec
 
 import shoal
+from shoal.gateway.access import model_refusal
 from shoal.gateway.claims import ClaimError, claim
 from shoal.gateway.exchange import Exchange
 from shoal.gateway.inspect import BodyError, RoutingFields, form_fields, json_fields
+from shoal.gateway.metered import metered
 from shoal.gateway.paths import Endpoint, classify, model_of
 from shoal.gateway.relay import RESUMABLE
 from shoal.gateway.responses import Answer, error
@@ -19,6 +21,7 @@ from shoal.gateway.stream import StreamExchange
 if TYPE_CHECKING:
     from shoal.gateway.client import ClientConnection
     from shoal.gateway.context import Gateway, Route
+    from shoal.gateway.keys import Key
     from shoal.gateway.request import Request
 
 _VERSION = Answer(200, msgspec.json.encode({"version": shoal.__version__, "server": "shoal"}))
@@ -32,6 +35,9 @@ POLICY_HEADER = b"x-shoal-policy"
 def dispatch(gateway: Gateway, client: ClientConnection, request: Request) -> Exchange | Answer:
     """Return the exchange, not yet started, that will answer `request`, or the answer itself."""
     endpoint = classify(request.target)
+    access = gateway.access
+    if access is not None and (refusal := access.check(request, endpoint)) is not None:
+        return refusal
     if endpoint is _JSON or endpoint is _FORM or endpoint is _BARE:
         try:
             if endpoint is _JSON:
@@ -41,9 +47,10 @@ def dispatch(gateway: Gateway, client: ClientConnection, request: Request) -> Ex
         except BodyError as problem:
             return error(400, str(problem), code="invalid_body")
         request.stream = bool(fields.stream)
-        if request.priority or fields.priority is not None:
+        key = request.key
+        if request.priority or fields.priority is not None or (key is not None and key.priority):
             try:
-                request.claim = claim(request.priority, fields.priority)
+                request.claim = claim(request.priority, fields.priority, key)
             except ClaimError as problem:
                 return error(400, str(problem), code="invalid_priority", param="priority")
         if request.stream:
@@ -54,6 +61,9 @@ def dispatch(gateway: Gateway, client: ClientConnection, request: Request) -> Ex
             return route
         if gateway.settings.allow_override and (refused := _override(gateway, request, route)):  # type: ignore[arg-type]
             return refused
+        if request.key is not None:
+            request.ask_usage = fields.stream is True and _lacks_usage(request, fields)
+            return metered(gateway, client, request, route)  # type: ignore[arg-type]
         kind = StreamExchange if request.stream else Exchange
         return kind(gateway, client, request, route)  # type: ignore[arg-type]
     if endpoint is Endpoint.CONTROL:
@@ -92,6 +102,13 @@ def _wants_ids(gateway: Gateway, request: Request, fields: RoutingFields) -> boo
     )
 
 
+def _lacks_usage(request: Request, fields: RoutingFields) -> bool:
+    """Whether the stream would have no usage at its end unless it is asked for."""
+    options = fields.stream_options
+    asked = isinstance(options, dict) and options.get("include_usage")
+    return not asked and request.target.partition(b"?")[0] in RESUMABLE
+
+
 def _realtime(gateway: Gateway, client: ClientConnection, request: Request) -> Exchange | Answer:
     if not request.upgrade:
         text = "This is a WebSocket: ask for it with GET and `Upgrade: websocket`."
@@ -103,6 +120,8 @@ def _realtime(gateway: Gateway, client: ClientConnection, request: Request) -> E
     route = _route(gateway, request, models[0] if models else None)
     if type(route) is Answer:
         return route
+    if request.key is not None:
+        return metered(gateway, client, request, route)  # type: ignore[arg-type]
     return Exchange(gateway, client, request, route)  # type: ignore[arg-type]
 
 
@@ -117,7 +136,9 @@ def _route(gateway: Gateway, request: Request, model: str | None) -> Route | Ans
     if model is not None:
         route = gateway.routes.get(model)
         if route is None:
-            return _unknown_model(gateway, model)
+            return _unknown_model(gateway, request, model)
+        if request.key is not None and (refusal := model_refusal(request.key, model)) is not None:
+            return refusal
     else:
         route = gateway.only_route
         if route is None and request.method == b"OPTIONS":  # a CORS preflight: any engine knows the answer
@@ -126,11 +147,16 @@ def _route(gateway: Gateway, request: Request, model: str | None) -> Route | Ans
         if gateway.routes:
             return error(
                 400,
-                f"The request must name a model: {_known(gateway)}.",
+                f"The request must name a model: {_known(gateway, request)}.",
                 code="model_missing",
                 param="model",
             )
         return _not_ready(gateway, "No model is known yet; the node has just started.")
+    if model is None and request.key is not None:
+        # Without a name, engines take the model they were started with and none of its adapters.
+        model = gateway.table.routes[route.model_id].model
+        if (refusal := model_refusal(request.key, model)) is not None:
+            return refusal
     if not route.pools:
         return _not_ready(gateway, route.pending or f"No engine of model {route.model_id!r} is ready.")
     return route
@@ -147,11 +173,13 @@ def _answer_here(gateway: Gateway, request: Request, endpoint: Endpoint) -> Answ
         )
     table = gateway.table
     if endpoint is Endpoint.MODELS:
-        return Answer(200, table.models_body)
+        return Answer(200, table.models_body if request.key is None else _models_of(gateway, request.key))
     if endpoint is Endpoint.MODEL:
         model = unquote_to_bytes(model_of(request.target)).decode("utf-8", "replace")
         body = table.model_bodies.get(model)
-        return Answer(200, body) if body is not None else _unknown_model(gateway, model)
+        if body is None:
+            return _unknown_model(gateway, request, model)
+        return model_refusal(request.key, model) or Answer(200, body)
     if endpoint is Endpoint.VERSION:
         return _VERSION
     ready = sum(len(pools) for pools in {route.pools for route in gateway.routes.values()})
@@ -161,14 +189,25 @@ def _answer_here(gateway: Gateway, request: Request, endpoint: Endpoint) -> Answ
     return _not_ready(gateway, " ".join(pending) or "No engine is ready.")
 
 
-def _known(gateway: Gateway) -> str:
-    names = sorted(gateway.routes)
+def _models_of(gateway: Gateway, key: Key) -> bytes:
+    """Return the body of ``GET /v1/models`` with the models that a key opens."""
+    table = gateway.table
+    if key.models is None:
+        return table.models_body
+    bodies = [body for model, body in table.model_bodies.items() if model in key.models]
+    return b'{"object":"list","data":[%b]}' % b",".join(bodies)
+
+
+def _known(gateway: Gateway, request: Request) -> str:
+    names = sorted(m for m in gateway.routes if model_refusal(request.key, m) is None) or [
+        "none for this key"
+    ]
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return ", ".join(names[:_NAMED]) + more
 
 
-def _unknown_model(gateway: Gateway, model: str) -> Answer:
-    known = f"there are: {_known(gateway)}" if gateway.routes else "none is known yet"
+def _unknown_model(gateway: Gateway, request: Request, model: str) -> Answer:
+    known = f"there are: {_known(gateway, request)}" if gateway.routes else "none is known yet"
     return error(
         404,
         f"The model {model[:200]!r} does not exist; {known}.",

@@ -139,8 +139,8 @@ class Exchange:
 
     def _send(self, upstream: UpstreamConnection, pool: Pool) -> None:
         request = self._outgoing
-        if request.ask_ids and pool.target.token_ids:
-            request = request.asking_for_ids()
+        if request.ask_ids or request.ask_usage:
+            request = request.asking(ids=request.ask_ids and pool.target.token_ids, usage=request.ask_usage)
         head = (
             request.head
             if pool.plain

@@ -25,6 +25,7 @@ class RoutingFields(msgspec.Struct, gc=False):
         return_token_ids: the client wants token ids.
         echo: the client wants its prompt back.
         priority: of the request, lower goes first (as it came).
+        stream_options: how it wants the stream.
     """
 
     model: str | None = None
@@ -32,6 +33,7 @@ class RoutingFields(msgspec.Struct, gc=False):
     return_token_ids: object = None
     echo: object = None
     priority: object = None
+    stream_options: object = None
 
 
 decode_fields = msgspec.json.Decoder(RoutingFields).decode

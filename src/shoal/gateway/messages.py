@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
+from shoal.gateway.keys import KeyTable
 from shoal.routing.table import RoutingTable
 
 BACKLOG = 4096
@@ -64,6 +65,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True, tag="settings"):
         certificate: PEM file; the worker speaks TLS, None for plain HTTP.
         key: PEM file with the private key of `certificate`.
         authorities: for connections to the cluster's engines, by the name of their certificate authority.
+        keys: API keys to begin with; None where nobody needs one, which holds for the life of the worker.
     """
 
     index: int
@@ -95,12 +97,19 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True, tag="settings"):
     certificate: str | None = None
     key: str | None = None
     authorities: dict[str, Credentials] = {}
+    keys: KeyTable | None = None
 
 
 class TableUpdate(msgspec.Struct, frozen=True, tag="table"):
     """A new routing table takes the place of the last one."""
 
     table: RoutingTable
+
+
+class KeysUpdate(msgspec.Struct, frozen=True, tag="keys"):
+    """New API keys take the place of the last ones."""
+
+    table: KeyTable
 
 
 class Drain(msgspec.Struct, frozen=True, tag="drain"):
@@ -115,7 +124,7 @@ class Drain(msgspec.Struct, frozen=True, tag="drain"):
     grace: float = 1.0
 
 
-ToWorker = WorkerSettings | TableUpdate | Drain
+ToWorker = WorkerSettings | TableUpdate | KeysUpdate | Drain
 
 
 class WorkerReady(msgspec.Struct, frozen=True, tag="ready"):
@@ -158,4 +167,33 @@ class WorkerNotice(msgspec.Struct, frozen=True, tag="notice"):
     level: str
 
 
-FromWorker = WorkerReady | WorkerFailed | EngineFault | WorkerNotice
+class UsageRow(msgspec.Struct, frozen=True, array_like=True):
+    """What one API key has used of one model.
+
+    Attributes:
+        key: name of the key.
+        model: id of the model, as clients name it.
+        requests: that have ended.
+        prompt_tokens: of them, by the engines' own numbers.
+        completion_tokens: likewise.
+        limited: requests refused by a limit of the key.
+    """
+
+    key: str
+    model: str
+    requests: int
+    prompt_tokens: int
+    completion_tokens: int
+    limited: int
+
+
+class KeyUsage(msgspec.Struct, frozen=True, tag="usage"):
+    """What API keys have used since the worker's last such message."""
+
+    rows: tuple[UsageRow, ...]
+
+
+Report = EngineFault | WorkerNotice | KeyUsage
+"""What a worker tells while it serves."""
+
+FromWorker = WorkerReady | WorkerFailed | Report

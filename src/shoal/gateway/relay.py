@@ -20,6 +20,7 @@ from shoal.gateway.events import WholeEvents, payloads
 from shoal.gateway.forms import EventForm, form_of
 from shoal.gateway.splice import DONE_EVENT, EngineError, Splice, error_message, event
 from shoal.gateway.transcript import Transcript, decode_chunk
+from shoal.gateway.usage import StreamWatch
 
 RESUMABLE = (CHAT, COMPLETIONS)
 """Paths whose streams can be continued."""
@@ -41,18 +42,21 @@ class Relay:
         body: of the request.
         mode: ``exact``, ``text`` or ``off``, see `recovery.resume`.
         limit: bytes kept of the stream at most.
+        watched: find out what the stream takes.
 
     Attributes:
         done: the stream is complete, and so is what went to the client.
+        watch: knows what the stream has taken; None if nobody wants to.
     """
 
-    def __init__(self, path: bytes, body: bytes, mode: str, limit: int) -> None:
+    def __init__(self, path: bytes, body: bytes, mode: str, limit: int, *, watched: bool = False) -> None:
         self._path = path
         self._body = body
         self._mode = mode
         self._said = Transcript(limit) if path in RESUMABLE and mode != "off" else None
         self._asked: Asked | None = None
         self._events = WholeEvents(chunked=True)
+        self.watch = StreamWatch(whole=path in RESUMABLE) if watched else None
         self._strip = False
         self._form: EventForm | None = None
         self._looks = _LOOKS  # left
@@ -66,15 +70,18 @@ class Relay:
         """Tokens that the stream has had when it was last continued."""
         return self._plan.tokens if self._plan is not None else 0
 
-    def begin(self, *, chunked: bool, strip: bool) -> None:
+    def begin(self, *, chunked: bool, strip: bool, strip_usage: bool = False) -> None:
         """A response has begun: the first one, or that to a continuation.
 
         Args:
             chunked: its body comes in chunks.
             strip: token ids were asked for that the client has not asked for.
+            strip_usage: so was the usage.
         """
         self._events = WholeEvents(chunked)
         self._strip = strip
+        if self.watch is not None:
+            self.watch.begin(strip=strip_usage, repeated=self.tokens)
         self._form = None
         if self._plan is not None:
             assert self._asked is not None
@@ -111,12 +118,16 @@ class Relay:
         if found is None:
             return None
         text, ids, chunk = found
+        if self.watch is not None:
+            self.watch.pieces += 1
         assert self._said is not None
         self._said.keep_piece(text, ids)
         return chunk
 
     def _take(self, events: bytes) -> bytes:
         said = self._said
+        if self.watch is not None:
+            events = self.watch.feed(events)
         if said is None:
             return events
         if self._splice is not None:
@@ -136,6 +147,14 @@ class Relay:
         if events.endswith(DONE_EVENT):
             self.done = True
         return events
+
+    def relayed(self) -> tuple[int | None, int]:
+        """Return how many tokens the prompt has, None when not known, and about how many have gone to the client."""
+        said = self._said
+        if said is None or said.overflown:
+            return None, self.watch.pieces if self.watch is not None else 0
+        said.read()
+        return said.prompt_tokens, said.counted
 
     def ended_early(self) -> bool:
         """Whether a response that has ended in good order lacks its end."""

@@ -9,6 +9,7 @@ import msgspec
 
 from shoal.gateway.fields import with_length, without
 from shoal.gateway.inspect import RoutingFields
+from shoal.gateway.keys import Key, take_credentials
 from shoal.gateway.messages import WorkerSettings
 from shoal.gateway.paths import Endpoint, classify
 from shoal.gateway.prompts import PromptFields, prompt_fields, prompt_of
@@ -69,6 +70,9 @@ class Request(msgspec.Struct, gc=False):
         work: see `shoal.routing.ask.Ask`, which a request fulfils.
         policy: picks its engine in place of the model's policy.
         plain: HTTP/1.1, no HEAD, no upgrade, no stream: what is answered may go the short way (`heads.py`).
+        ask_usage: have engines end the stream with the usage, which the client did not ask for.
+        credentials: the header lines that may hold an API key, where the gateway asks for one; not in `head`.
+        key: the API key in them, once it is found.
     """
 
     method: bytes
@@ -86,6 +90,9 @@ class Request(msgspec.Struct, gc=False):
     ask_ids: bool = False
     priority: bytes = b""
     claim: Claim | None = None
+    ask_usage: bool = False
+    credentials: bytes = b""
+    key: Key | None = None
     plain: bool = False
     fields: RoutingFields | None = None
     work: int = 0
@@ -146,14 +153,44 @@ class Request(msgspec.Struct, gc=False):
         line = self.head.partition(b"\r\n")
         head = b"%b %b HTTP/1.1\r\n%b" % (self.method, target, line[2])
         return msgspec.structs.replace(
-            self, target=target, head=with_length(head, len(body)), chunked=False, body=body, ask_ids=False
+            self,
+            target=target,
+            head=with_length(head, len(body)),
+            chunked=False,
+            body=body,
+            ask_ids=False,
+            ask_usage=False,
         )
 
-    def asking_for_ids(self) -> Request:
-        """Return the same request with the wish for token ids (vLLM's ``return_token_ids``) in its JSON object."""
+    def asking(self, *, ids: bool, usage: bool) -> Request:
+        """Return the same request with more wishes in its JSON object.
+
+        Args:
+            ids: for token ids (vLLM's ``return_token_ids``).
+            usage: for the usage at the end of the stream (OpenAI's ``stream_options.include_usage``).
+        """
         body = self.body
+        if usage:
+            body = _with_usage(body)
+        if ids:
+            start = body.index(b"{") + 1
+            body = body[:start] + b'"return_token_ids":true,' + body[start:]
+        return self if body is self.body else self.with_body(self.target, body)
+
+
+def _with_usage(body: bytes) -> bytes:
+    """Return a JSON object that asks for the usage; all but its stream options stays byte for byte."""
+    if b'"stream_options"' not in body:
         start = body.index(b"{") + 1
-        return self.with_body(self.target, body[:start] + b'"return_token_ids":true,' + body[start:])
+        return body[:start] + b'"stream_options":{"include_usage":true},' + body[start:]
+    fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    given = msgspec.json.decode(fields.get("stream_options", b"null"))
+    if given is not None and not isinstance(given, dict):
+        return body  # the engine will say what it thinks of it
+    # Only with the usage at the end does vLLM look at the wish for it in every chunk, so the client did not have that.
+    options = (given or {}) | {"include_usage": True, "continuous_usage_stats": False}
+    fields["stream_options"] = msgspec.Raw(msgspec.json.encode(options))
+    return msgspec.json.encode(fields)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -257,6 +294,8 @@ def parse_request(head: bytes, settings: WorkerSettings) -> Request:  # noqa: PL
     request.plain = not http10 and not head_only
     if priority:
         request.priority = priority
+    if settings.keys is not None:
+        request.head, request.credentials = take_credentials(head)
     if not target.startswith(b"/"):
         _make_origin_form(request)
     return request

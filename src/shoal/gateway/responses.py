@@ -65,6 +65,7 @@ def error(
     *,
     code: str | None = None,
     param: str | None = None,
+    kind: str | None = None,
     headers: tuple[bytes, ...] = (),
 ) -> Answer:
     """Return an error in the form of OpenAI's API, which its clients turn into typed exceptions.
@@ -74,7 +75,8 @@ def error(
         message: a sentence for people.
         code: for programs, such as ``model_not_found``.
         param: the request field that is wrong.
+        kind: the error's `type`; by default what OpenAI has for the status.
         headers: further header lines, such as Retry-After.
     """
-    kind = "server_error" if status >= 500 else "invalid_request_error"
+    kind = kind or ("server_error" if status >= 500 else "invalid_request_error")
     return Answer(status, _encode({"error": _Error(message, kind, param, code)}), headers)

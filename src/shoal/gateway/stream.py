@@ -57,8 +57,18 @@ class StreamExchange(Exchange):
         super().on_head(head, b"")
         self._chunk = not request.http10
         self._dechunker = None
-        self._relay = Relay(self._path(), request.body, settings.resume, settings.resume_buffer)
-        self._relay.begin(chunked=head.framing is _CHUNKED, strip=request.ask_ids and pool.target.token_ids)
+        self._relay = Relay(
+            self._path(),
+            request.body,
+            settings.resume,
+            settings.resume_buffer,
+            watched=request.key is not None,
+        )
+        self._relay.begin(
+            chunked=head.framing is _CHUNKED,
+            strip=request.ask_ids and pool.target.token_ids,
+            strip_usage=request.ask_usage,
+        )
         self._take_chunks(head)
         if first:
             self.on_body(first)
@@ -194,7 +204,12 @@ class StreamExchange(Exchange):
         gateway.cells[Cell.RESUMES] += 1
         if gateway.faults.avoided:
             gateway.faults.reachable(pool.target.id)
-        relay.begin(chunked=head.framing is _CHUNKED, strip=self._outgoing.ask_ids and pool.target.token_ids)
+        outgoing = self._outgoing
+        relay.begin(
+            chunked=head.framing is _CHUNKED,
+            strip=outgoing.ask_ids and pool.target.token_ids,
+            strip_usage=outgoing.ask_usage,
+        )
         self._take_chunks(head)
         # A comment, which clients pass over: who reads the stream can see its seams.
         self._emit(

@@ -17,14 +17,15 @@ from shoal.gateway.channel import Channel, open_worker_end
 from shoal.gateway.client import accept
 from shoal.gateway.context import Gateway
 from shoal.gateway.counters import InFlight, SharedMetrics
+from shoal.gateway.key_cells import KeyCells
 from shoal.gateway.messages import (
     BACKLOG,
     Drain,
-    EngineFault,
+    KeysUpdate,
+    Report,
     TableUpdate,
     ToWorker,
     WorkerFailed,
-    WorkerNotice,
     WorkerReady,
     WorkerSettings,
 )
@@ -83,8 +84,11 @@ class Worker:
         finally:
             for connection in list(self._gateway.connections) if self._gateway else ():
                 connection.abort()
-            self._channel.close()
             await asyncio.sleep(0)  # lets connections release what they hold
+            if self._gateway is not None and self._gateway.access is not None:
+                self._gateway.access.flush()
+            self._channel.close()
+            await asyncio.sleep(0)
 
     def _on_message(self, message: ToWorker) -> None:
         if isinstance(message, WorkerSettings):
@@ -93,7 +97,8 @@ class Worker:
                 InFlight(self._counters_fd, message.workers),
                 SharedMetrics(self._counters_fd, message.workers),
                 self._report,
-                None if self._affinity_fd is None else Affinity(self._affinity_fd, message.workers),
+                affinity=None if self._affinity_fd is None else Affinity(self._affinity_fd, message.workers),
+                key_cells=KeyCells(self._counters_fd, message.workers) if message.keys is not None else None,
             )
             os.close(self._counters_fd)
             if self._affinity_fd is not None:
@@ -103,6 +108,9 @@ class Worker:
             task.add_done_callback(self._tasks.discard)
         elif isinstance(message, TableUpdate):
             self._apply(message.table)
+        elif isinstance(message, KeysUpdate):
+            if self._gateway is not None and self._gateway.access is not None:
+                self._gateway.access.replace(message.table)
         else:
             assert isinstance(message, Drain)
             self._drain(message)
@@ -147,7 +155,7 @@ class Worker:
         except ValueError as error:
             log.error("routing table %d is not applied: %s", table.version, error)
 
-    def _report(self, message: EngineFault | WorkerNotice) -> None:
+    def _report(self, message: Report) -> None:
         assert self._channel is not None
         self._channel.send(message)
 

@@ -29,7 +29,8 @@ from shoal.gateway.channel import open_node_end
 from shoal.gateway.client import accept
 from shoal.gateway.context import Gateway
 from shoal.gateway.counters import InFlight, SharedMetrics
-from shoal.gateway.messages import EngineFault, TableUpdate, WorkerNotice, WorkerSettings
+from shoal.gateway.key_cells import KeyCells, size
+from shoal.gateway.messages import EngineFault, KeyUsage, TableUpdate, WorkerNotice, WorkerSettings
 from shoal.routing.table import EngineTarget, ModelRoute, RoutingTable
 
 DEADLINE = 20.0  # s for one test
@@ -303,6 +304,7 @@ class Stage:
 
     control: str
     faults: list[EngineFault] = field(default_factory=list)
+    usage: list[KeyUsage] = field(default_factory=list)
     engines: list[Engine] = field(default_factory=list)
     clients: list[Client] = field(default_factory=list)
     gateway: Gateway = None  # type: ignore[assignment]
@@ -350,15 +352,30 @@ class Stage:
             "index": 0, "workers": 2, "node": "n", "host": "127.0.0.1", "port": 1,
             "control_socket": self.control, **settings,
         })  # fmt: skip
-        fd = counters.create(2)
+        fd = counters.create(2, size(2))
+        self.key_cells = KeyCells(fd, 2)
         self.in_flight = InFlight(fd, 2)
         self.metrics = SharedMetrics(fd, 2)
-        self.gateway = Gateway(self.settings, self.in_flight, self.metrics, self.faults.append)
+        self.gateway = Gateway(self.settings, self.in_flight, self.metrics, self._heard, self.key_cells)
         self.gateway.apply(table or self.table({"m": self.route(*engines)}))
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: accept(self.gateway), "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]
         self._tick()
+
+    def _heard(self, message: Any) -> None:
+        (self.usage if isinstance(message, KeyUsage) else self.faults).append(message)
+
+    def used(self) -> dict[tuple[str, str], tuple[int, int, int, int]]:
+        """Return what keys have used since the last time: requests, prompt and completion tokens, refused."""
+        self.gateway.access.flush()
+        total: dict[tuple[str, str], tuple[int, int, int, int]] = {}
+        for row in (row for message in self.usage for row in message.rows):
+            counts = (row.requests, row.prompt_tokens, row.completion_tokens, row.limited)
+            before = total.get((row.key, row.model), (0, 0, 0, 0))
+            total[row.key, row.model] = tuple(a + b for a, b in zip(before, counts, strict=True))
+        self.usage.clear()
+        return total
 
     def _tick(self) -> None:
         self.gateway.tick()
