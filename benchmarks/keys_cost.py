@@ -1,7 +1,8 @@
 """What API keys cost a gateway worker for each request, in CPU time: `python benchmarks/keys_cost.py`.
 
 Each step is timed alone, then a whole request through parse, dispatch and a scripted engine's answer, with keys and
-without. Best of several rounds, since a shared machine only ever adds time.
+without. Best of several rounds, since a shared machine only ever adds time. Last, two processes admit requests under
+one key at a steady rate and as fast as they can: what their limit misses, since they share it without a lock.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from shoal.gateway.dispatch import dispatch
 from shoal.gateway.exchange import Exchange
 from shoal.gateway.key_cells import KeyCells, size
 from shoal.gateway.keys import Key, Keyring, KeyTable, digest_of, take_credentials
-from shoal.gateway.limits import Limiter
+from shoal.gateway.limits import MINUTE, Limiter
 from shoal.gateway.messages import WorkerSettings
 from shoal.gateway.request import parse_request
 from shoal.gateway.upstream import parse_head
@@ -97,6 +98,35 @@ def requests(keys: KeyTable | None) -> Callable[[], None]:
     return one
 
 
+def missed(requests: int, rate: float) -> float:
+    """Return the share of admitted requests that two workers' shared bucket has not seen.
+
+    Args:
+        requests: admitted by each of them.
+        rate: a second, by each of them; infinite for no pause.
+    """
+    began = 10**15  # a clock that stands still: nothing comes in meanwhile
+    fd = counters.create(2, size(2))
+    key = Key(name="k", digest=b"", slot=1, requests_per_minute=10**9)
+    start = time.perf_counter() + 0.3
+    children = []
+    for worker in range(2):
+        child = os.fork()
+        if not child:
+            limiter = Limiter(KeyCells(fd, 2), worker, lambda: began)
+            for i in range(requests):
+                while time.perf_counter() < start + i / rate:
+                    pass
+                limiter.enter(key)
+            os._exit(0)
+        children.append(child)
+    for child in children:
+        os.waitpid(child, 0)
+    seen = (KeyCells(fd, 2).requests_full[1] - began) // (MINUTE // 10**9)
+    os.close(fd)
+    return 1 - seen / (2 * requests)
+
+
 async def main() -> None:
     """Measure and print."""
     key = Key(name="anna", digest=digest_of(SECRET), slot=5)
@@ -127,5 +157,16 @@ async def main() -> None:
         print(f"whole request, keys: {name:12} {micros(work, 5000):6.2f} us")
 
 
+def race() -> None:
+    """Measure what two workers miss, and print it."""
+    for name, rate, requests in (
+        ("5,000 a second each", 5000.0, 20_000),
+        ("as fast as can be", float("inf"), 200_000),
+    ):
+        shares = sorted(missed(requests, rate) for _ in range(5))
+        print(f"missed by two workers, {name:20} {shares[0]:.3%} to {shares[-1]:.3%}")
+
+
 if __name__ == "__main__":
+    race()
     asyncio.run(main())

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from shoal import __version__
-from shoal.cli import config, reload, serve, status
+from shoal.cli import config, keys, reload, serve, status
 
 app = typer.Typer(
     help="Multi-node LLM serving on vLLM: one YAML file, the same command on every node.",
@@ -18,6 +18,7 @@ app.command("serve")(serve.serve)
 app.command("status")(status.status)
 app.command("reload")(reload.reload)
 app.add_typer(config.app, name="config")
+app.add_typer(keys.app, name="keys")
 
 
 def _version(wanted: bool) -> None:

@@ -8,12 +8,10 @@ import time
 from pathlib import Path
 from typing import Annotated, Any
 
-import httpx
 import typer
 
+from shoal.cli.control import NoAnswer, ask_here
 from shoal.config import Config, ConfigError, Node, load
-from shoal.node.addresses import base_url
-from shoal.node.identity import listen_address
 from shoal.node.lock import running_process
 
 # New workers start in well under a second each. Seconds.
@@ -52,14 +50,11 @@ def reload(
 
 def _reload(config: Config, node: Node, pid: int) -> bool:
     """Ask one node, wait until it has new workers, and tell."""
-    tls = config.gateway.tls is not None
-    url, former = (base_url(listen_address(node), node.port, tls=t) for t in (tls, not tls))
-    # The file may say so only since a moment ago, and the former workers speak the other one.
-    before = {w["pid"] for w in _workers(url) or _workers(former)}
+    before = {w["pid"] for w in _workers(config, node)}
     os.kill(pid, signal.SIGHUP)
     deadline = time.monotonic() + _DEADLINE
     while time.monotonic() < deadline:
-        now = _workers(url)
+        now = _workers(config, node)
         if now and all(w["listening"] and w["pid"] not in before for w in now):
             typer.echo(f"{node.name}: {len(now)} new gateway worker{'s' * (len(now) != 1)}")
             return True
@@ -68,11 +63,9 @@ def _reload(config: Config, node: Node, pid: int) -> bool:
     return False
 
 
-def _workers(url: str) -> list[dict[str, Any]]:
+def _workers(config: Config, node: Node) -> list[dict[str, Any]]:
     try:
-        # Unverified: this machine asks itself, by an address that the certificate need not name.
-        reply = httpx.get(f"{url}/shoal/v1/status", timeout=5, verify=False)
-        workers: list[dict[str, Any]] = reply.json()["workers"]
-    except (httpx.HTTPError, ValueError, KeyError):
+        workers: list[dict[str, Any]] = ask_here(config, node.name, "/shoal/v1/status")["workers"]
+    except (NoAnswer, KeyError):
         return []
     return workers

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import json
-import ssl
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
-import httpx
 import typer
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from shoal.cli.control import KEY_VARIABLE, NoAnswer, ask, ask_any
 from shoal.config import ConfigError, load
-from shoal.config.hosts import is_loopback
-from shoal.node.addresses import base_url
 
+_PATH = "/shoal/v1/status"
 # Columns for output that no person's terminal wraps: a line stays a line for grep.
 _WIDE = 300
 _COLOURS = {
@@ -47,13 +45,19 @@ def status(
         bool, typer.Option("--watch", "-w", help="Show it anew every second until Ctrl-C.")
     ] = False,
     events: Annotated[int, typer.Option("--events", help="How many of the last events to show.", min=0)] = 10,
+    key: Annotated[
+        str | None,
+        typer.Option(
+            "--key", envvar=KEY_VARIABLE, show_envvar=True, help="Admin key, for a node on another machine."
+        ),
+    ] = None,
 ) -> None:
     """Show members, engines and the last events of the cluster.
 
     Exit status: 0 when a node answered, 1 when none did.
     """
     try:
-        targets = _targets(url, config)
+        asker = _asker(url, config, key)
     except ConfigError as error:
         typer.echo(f"shoal status: {error}", err=True)
         raise typer.Exit(2) from None
@@ -61,55 +65,52 @@ def status(
     if not console.is_terminal:
         console = Console(width=_WIDE)
     if not watch:
-        document = _fetch(targets)
+        document = _fetch(asker, url)
         if as_json:
             typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
         else:
             console.print(render(document, events))
         return
     try:
-        with Live(render(_fetch(targets), events), console=console, auto_refresh=False) as live:
+        with Live(render(_fetch(asker, url), events), console=console, auto_refresh=False) as live:
             while True:
                 time.sleep(1)
-                live.update(render(_fetch(targets), events), refresh=True)
+                live.update(render(_fetch(asker, url), events), refresh=True)
     except KeyboardInterrupt:
         return
 
 
-def _targets(url: str | None, config: Path | None) -> list[str]:
-    if url is not None:
-        return [url if "://" in url else f"http://{url}"]
-    if config is not None:
-        settings = load(config).config
-        return [base_url(n.host, n.port, tls=settings.gateway.tls is not None) for n in settings.nodes]
-    return ["http://127.0.0.1:8000"]
+def node_url(given: str | None) -> str:
+    """Return the URL of the node that a person has named, or of the one on this machine."""
+    given = given or "127.0.0.1:8000"
+    return given if "://" in given else f"http://{given}"
 
 
-def _verification(target: str) -> ssl.SSLContext | bool:
-    """Return how to check the certificate at a URL: not on this machine itself, which no certificate names."""
-    host = urlsplit(target).hostname or ""
-    return not is_loopback(host) and ssl.create_default_context()
+def _asker(url: str | None, config: Path | None, key: str | None) -> Callable[[], Any]:
+    """Return what asks for the status document.
+
+    Raises:
+        ConfigError: the file is wrong.
+    """
+    if url is not None or config is None:
+        target = node_url(url)
+        return lambda: ask(target, _PATH, key)
+    settings = load(config).config
+    return lambda: ask_any(settings, _PATH, key)
 
 
-def _fetch(targets: list[str]) -> dict[str, Any]:
-    """Return the status document of the first target that answers; exit with status 1 when none does."""
-    tried = []
-    for target in targets:
-        try:
-            reply = httpx.get(
-                f"{target.rstrip('/')}/shoal/v1/status", timeout=3, verify=_verification(target)
-            )
-            reply.raise_for_status()
-            document: dict[str, Any] = reply.json()
-        except (httpx.HTTPError, ValueError) as error:
-            tried.append(f"  {target}: {error}")
-        else:
-            return document
-    typer.echo("shoal status: no node answered:\n" + "\n".join(tried), err=True)
-    typer.echo(
-        "Name a node (`shoal status HOST:PORT`) or the cluster's file (`shoal status -c FILE`).", err=True
-    )
-    raise typer.Exit(1)
+def _fetch(asker: Callable[[], Any], url: str | None) -> dict[str, Any]:
+    """Return the status document; exit with status 1 when no node answers."""
+    try:
+        document: dict[str, Any] = asker()
+    except NoAnswer as error:
+        where = f"  {url}: {error}" if url is not None else str(error)
+        typer.echo(f"shoal status: no node answered:\n{where}", err=True)
+        typer.echo(
+            "Name a node (`shoal status HOST:PORT`) or the cluster's file (`shoal status -c FILE`).", err=True
+        )
+        raise typer.Exit(1) from None
+    return document
 
 
 def render(document: dict[str, Any], events: int) -> Group:

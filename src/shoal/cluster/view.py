@@ -126,6 +126,8 @@ class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
         in_flight: requests its gateways have open, by engine's full id (``node/engine``); zeros left out.
         waiting: requests that wait in its gateways for room in an engine, by model; models with none left out.
         heard: the other members whose heartbeats it has had, and how recently. Membership fills it in.
+        key_use: what its gateways have admitted under limited API keys that are in use, by the key's name: requests
+            and tokens since it came into use, and requests open.
     """
 
     name: str
@@ -139,6 +141,7 @@ class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
     in_flight: dict[str, int] = {}
     waiting: dict[str, Waiting] = {}
     heard: dict[str, Heard] = {}
+    key_use: dict[str, tuple[int, int, int]] = {}
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):

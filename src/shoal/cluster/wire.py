@@ -150,7 +150,9 @@ class Codec:
         self._decoder = msgspec.msgpack.Decoder(Message)
 
     def encode(self, message: Message) -> bytes:
-        """Return the datagram for `message`; engines' `detail` is left out of a report that does not fit otherwise.
+        """Return the datagram for `message`; a report that does not fit otherwise goes without details.
+
+        These are the engines' `detail`, and the use of API keys: then each node sees to their limits by itself.
 
         Raises:
             TooLarge: it does not fit into `MAX_DATAGRAM` bytes even so.
@@ -198,5 +200,5 @@ class Codec:
 
 def _without_details(message: Message, report: NodeReport) -> Message:
     engines = tuple(msgspec.structs.replace(engine, detail="") for engine in report.engines)
-    bare = msgspec.structs.replace(report, engines=engines)
+    bare = msgspec.structs.replace(report, engines=engines, key_use={})
     return msgspec.structs.replace(message, payload=Heartbeat(bare))

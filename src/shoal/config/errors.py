@@ -12,6 +12,7 @@ SettingPath = tuple[str | int, ...]
 
 HIDDEN = "(hidden)"
 _SECRET_KEYS = frozenset({"secret", "api_key"})
+_KEY_LISTS = frozenset({"api_key", "api_keys", "admin_keys"})
 _SECRET_WORDS = frozenset(
     {"token", "key", "apikey", "secret", "password", "passwd", "passphrase", "credential", "credentials"}
 )
@@ -93,7 +94,7 @@ def show_value(value: Any) -> str:
 
 def is_secret(path: SettingPath) -> bool:
     """Return whether the value at `path` must never be printed: secrets, keys, what is named like them."""
-    if "api_key" in path:
+    if not _KEY_LISTS.isdisjoint(path):
         return True
     last = path[-1] if path else ""
     if not isinstance(last, str):

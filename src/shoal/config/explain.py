@@ -147,7 +147,7 @@ def _leaves(section: Section, path: SettingPath) -> Iterator[tuple[SettingPath, 
 
 
 def _masked(path: SettingPath, value: Any) -> Any:
-    if value is not None and is_secret(path):
+    if value not in (None, ()) and is_secret(path):
         return HIDDEN
     match value:
         case Path():

@@ -16,9 +16,10 @@ from shoal.config import rules
 from shoal.config.document import Document, not_utf8, parse
 from shoal.config.errors import ConfigError, Problem, SettingPath, show_value
 from shoal.config.explain import Provenance, Setting, settings
+from shoal.config.keys_file import read_keys
 from shoal.config.messages import problem_of, value_at
 from shoal.config.paths import Surroundings
-from shoal.config.rules import SECRET_VARIABLE, Finding, RulesError
+from shoal.config.rules import KEY_VARIABLES, SECRET_VARIABLE, Finding, RulesError
 from shoal.config.schema import Config
 from shoal.config.shape import shape_of
 
@@ -62,9 +63,16 @@ class Loaded:
         return settings(self.config, self.provenance)
 
     def serving_problems(self) -> tuple[Problem, ...]:
-        """Return what keeps this cluster from starting though the file is valid: a missing secret."""
+        """Return what keeps this cluster from starting though the file is valid: a missing secret, bad API keys."""
         document = self.provenance.document
-        return tuple(_problem(finding, document) for finding in rules.serving_findings(self.config))
+        found = [_problem(finding, document) for finding in rules.serving_findings(self.config)]
+        keys = self.config.gateway.keys.file
+        if keys is not None:
+            try:
+                read_keys(keys)
+            except ConfigError as error:
+                found += error.problems
+        return tuple(found)
 
     def require_servable(self) -> None:
         """Raise `ConfigError` if this cluster may not be started as it is."""
@@ -94,7 +102,7 @@ def load(path: Path, env: Mapping[str, str] = os.environ) -> Loaded:
             document.problems or [Problem(file, f"this is {show_value(document.data)}; {what}", 1, 1)]
         )
     data = _without_empty(document.data)
-    from_environment = _add_secret(data, env)
+    from_environment = _add_secret(data, env) | _add_keys(data, env)
     config = _validate(data, document, Surroundings(path.absolute().parent, env))
     return Loaded(path, config, Provenance(document, env, from_environment))
 
@@ -138,6 +146,19 @@ def _add_secret(data: dict[str, Any], env: Mapping[str, str]) -> dict[SettingPat
         return {}
     data["cluster"] = cluster | {"secret": secret}
     return {("cluster", "secret"): SECRET_VARIABLE}
+
+
+def _add_keys(data: dict[str, Any], env: Mapping[str, str]) -> dict[SettingPath, str]:
+    """Take API keys from the environment where the file has none."""
+    taken: dict[SettingPath, str] = {}
+    for setting, variable in KEY_VARIABLES.items():
+        given = [key.strip() for key in env.get(variable, "").split(",") if key.strip()]
+        gateway = data.get("gateway", {})
+        keys = gateway.get("keys", {}) if isinstance(gateway, dict) else None
+        if given and isinstance(keys, dict) and setting not in keys:
+            data["gateway"] = gateway | {"keys": keys | {setting: given}}
+            taken["gateway", "keys", setting] = variable
+    return taken
 
 
 def _validate(data: dict[str, Any], document: Document, around: Surroundings) -> Config:

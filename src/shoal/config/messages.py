@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic_core import ErrorDetails
 
+from shoal.config.base import Section
 from shoal.config.document import Document
 from shoal.config.engine_args import ArgumentError
 from shoal.config.errors import HIDDEN, Problem, SettingPath, is_secret, printable, shorten, show_value, spell
@@ -31,13 +32,14 @@ _TIMES = (
 _KEY = "[key]"  # how pydantic marks an error with a mapping's key
 
 
-def problem_of(error: ErrorDetails, data: Any, document: Document) -> Problem:
+def problem_of(error: ErrorDetails, data: Any, document: Document, root: type[Section] = Config) -> Problem:
     """Return the problem for an error of the schema.
 
     Args:
         error: as pydantic tells it.
         data: what was validated.
         document: the file.
+        root: what the file should be.
     """
     path: SettingPath = error["loc"]
     if path and path[-1] == _KEY:
@@ -45,34 +47,34 @@ def problem_of(error: ErrorDetails, data: Any, document: Document) -> Problem:
         message = f"{show_value(path[-1])} is no name for an environment variable in `{spell(path[:-1])}`"
         return document.problem(path, message, at_key=True)
     if error["type"] == "extra_forbidden":
-        return document.problem(path, _unknown_key(path), at_key=True)
+        return document.problem(path, _unknown_key(path, root), at_key=True)
     if error["type"] == "missing":
-        return _missing(path, document)
+        return _missing(path, document, root)
     cause = error.get("ctx", {}).get("error")
     if isinstance(cause, ArgumentError):
         path = (*path, *cause.below)
     return document.problem(
-        path, _wrong_value(error, path, data, document), at_key=value_at(data, path) is None
+        path, _wrong_value(error, path, data, document, root), at_key=value_at(data, path) is None
     )
 
 
-def _unknown_key(path: SettingPath) -> str:
+def _unknown_key(path: SettingPath, root: type[Section]) -> str:
     *around, key = path
-    parent = shape_of(tuple(around))
+    parent = shape_of(tuple(around), root)
     known = list(fields_of(parent.section)) if parent and parent.section else []
     where = f" in `{spell(tuple(around))}`" if around else ""
     text = f"unknown key `{printable(shorten(str(key)))}`{where}"
     if close := difflib.get_close_matches(str(key).replace("-", "_").lower(), known, 1, 0.6):
         return f"{text}; did you mean `{close[0]}`?"
-    elsewhere = [p for p in all_settings(Config) if p[-1] == key]
+    elsewhere = [p for p in all_settings(root) if p[-1] == key]
     if elsewhere:
         return f"{text}; did you mean `{spell(elsewhere[0])}`?"
     return f"{text}; known here are {', '.join(known)}"
 
 
-def _missing(path: SettingPath, document: Document) -> Problem:
+def _missing(path: SettingPath, document: Document, root: type[Section]) -> Problem:
     *around, key = path
-    shape = shape_of(tuple(around))
+    shape = shape_of(tuple(around), root)
     field = fields_of(shape.section).get(str(key)) if shape and shape.section else None
     meaning = f" ({field.description.rstrip('.')})" if field and field.description else ""
     if path in document.places:
@@ -83,16 +85,18 @@ def _missing(path: SettingPath, document: Document) -> Problem:
     return document.problem(path, f"`{key}` is missing{where}{meaning}")
 
 
-def _wrong_value(error: ErrorDetails, path: SettingPath, data: Any, document: Document) -> str:
+def _wrong_value(
+    error: ErrorDetails, path: SettingPath, data: Any, document: Document, root: type[Section]
+) -> str:
     raw = value_at(data, path)
     value = HIDDEN if is_secret(path) and not isinstance(raw, dict | list) else _shown(raw)
     text = f"`{spell(path)}` is {value}{_origin(path, document)}"
     own = error.get("ctx", {}).get("error")
     if isinstance(own, ValueError):
         return f"{text}; {own}"
-    shape = shape_of(path)
+    shape = shape_of(path, root)
     if error["type"] == "string_pattern_mismatch":
-        field = shape_of(path[:-1])
+        field = shape_of(path[:-1], root)
         described = fields_of(field.section)[str(path[-1])].description if field and field.section else None
         return f"{text}; it does not have the form it needs. {described or ''}".rstrip()
     right = expected(shape) if shape is not None else "something else"

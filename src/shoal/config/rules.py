@@ -20,6 +20,7 @@ _GIVE_A_SECRET = (
     "make one with `openssl rand -hex 32` and give every node the same, as environment variable "
     f"{SECRET_VARIABLE} or as `cluster.secret`"
 )
+KEY_VARIABLES = {"api_keys": "SHOAL_API_KEYS", "admin_keys": "SHOAL_ADMIN_KEYS"}
 _MEANT_FOR_OWN_ENGINES = ("engines_per_node", "gpus_per_engine", "share_gpus", "nodes", "args", "env")
 _GPU_SETTINGS = ("engine", "nodes", "engines_per_node", "gpus_per_engine", "share_gpus")
 

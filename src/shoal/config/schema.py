@@ -32,6 +32,7 @@ from shoal.config.base import (
 from shoal.config.engines import Engines
 from shoal.config.errors import SettingPath
 from shoal.config.hosts import check_bind, check_host
+from shoal.config.keys import Keys
 from shoal.config.model import Address, EngineKind, Model, Placement, PolicyName
 from shoal.config.recovery import Recovery
 from shoal.config.tls import Tls
@@ -223,6 +224,7 @@ class Gateway(Section):
     tls: Tls | None = Field(
         default=None, description="Certificate and key to speak HTTPS with. By default plain HTTP."
     )
+    keys: Keys = Field(default=Keys(), description="API keys that it asks for. By default none.")
 
     def worker_count(self, cores: int | None = None) -> int:
         """Return the number of workers on a machine with `cores` processor cores (default: this one)."""

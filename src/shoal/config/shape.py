@@ -32,9 +32,9 @@ class Shape:
         return kind if isinstance(kind, type) and issubclass(kind, Section) else None
 
 
-def shape_of(path: SettingPath) -> Shape | None:
-    """Return what the schema expects at `path`, None where it knows no such setting."""
-    shape = Shape(Config)
+def shape_of(path: SettingPath, root: type[Section] = Config) -> Shape | None:
+    """Return what the schema of a file expects at `path`, None where it knows no such setting."""
+    shape = Shape(root)
     for step in path:
         origin = get_origin(shape.annotation)
         if shape.section is not None and isinstance(step, str):

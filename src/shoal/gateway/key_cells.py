@@ -7,8 +7,9 @@ It lies behind the counters, 64-bit integers, one column per key slot::
     remote    1 row: requests open through other nodes' gateways
 
 A worker writes its own rows, the node process the last one. The *full* rows are written by all of them without a
-lock: who is preempted between reading and writing a cell undoes what others spent in the meantime. It is a limit that
-errs by a few requests in a million, against a system call or a stalled event loop for every request.
+lock: who is preempted between reading and writing a cell undoes what others spent in the meantime. About one request in
+a thousand is lost so where two workers admit 5,000 a second each under the same key (`benchmarks/keys_cost.py`). A lock
+would be a system call for each request, and a stalled event loop whenever its holder is preempted.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The control app of a node: a small Starlette application on a unix socket behind the gateway workers.
 
-Paths: ``/shoal/v1/self`` (who is this), ``/shoal/v1/status``, ``/shoal/v1/events``, ``/metrics`` and ``/`` (a page of
-text for whoever opens the port in a browser).
+Paths: ``/shoal/v1/self`` (who is this), ``/shoal/v1/status``, ``/shoal/v1/events``, ``/shoal/v1/keys`` (API keys and
+what they have used), ``/metrics`` and ``/`` (a page of text for whoever opens the port in a browser).
 """
 
 from __future__ import annotations
@@ -31,6 +31,10 @@ class Source(Protocol):
         """Return the status document."""
         ...
 
+    def keys(self) -> list[dict[str, Any]]:
+        """Return the API keys, without anything secret, and what they have used."""
+        ...
+
     def metrics(self) -> bytes:
         """Return this node's metrics in Prometheus' text format."""
         ...
@@ -48,6 +52,9 @@ def control_app(source: Source) -> Starlette:
     async def events(_: Request) -> Response:
         return JSONResponse(source.status()["events"])
 
+    async def keys(_: Request) -> Response:
+        return JSONResponse(source.keys())
+
     async def metrics(_: Request) -> Response:
         return Response(source.metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
@@ -57,7 +64,7 @@ def control_app(source: Source) -> Starlette:
     async def failed(_: Request, error: Exception) -> Response:
         if not isinstance(error, HTTPException):
             raise error
-        message = f"{error.detail}. Paths here: /shoal/v1/status, /shoal/v1/events, /shoal/v1/self, /metrics."
+        message = f"{error.detail}. Paths here: {', '.join(paths)}."
         body = {"message": message, "type": "invalid_request_error", "param": None, "code": error.status_code}
         return JSONResponse({"error": body}, status_code=error.status_code)
 
@@ -65,6 +72,7 @@ def control_app(source: Source) -> Starlette:
         "/shoal/v1/self": self_,
         "/shoal/v1/status": status,
         "/shoal/v1/events": events,
+        "/shoal/v1/keys": keys,
         "/metrics": metrics,
         "/": index,
     }

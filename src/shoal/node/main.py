@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import tempfile
 import time
 import zlib
 from collections.abc import Callable, Coroutine, Iterator
@@ -27,7 +26,7 @@ from shoal.config.rules import beyond_loopback
 from shoal.engine.gpu import list_gpus, visible
 from shoal.engine.machine import this_machine
 from shoal.gateway.counters import SLOTS
-from shoal.gateway.messages import EngineFault, WorkerSettings
+from shoal.gateway.messages import EngineFault, KeyUsage, WorkerSettings
 from shoal.node import ports, queues, tables
 from shoal.node.addresses import is_any
 from shoal.node.certificates import Certificates
@@ -37,11 +36,13 @@ from shoal.node.engines import Engines
 from shoal.node.errors import StartError
 from shoal.node.events import Events
 from shoal.node.identity import advertised_address, listen_address, local_nodes
+from shoal.node.keys import NodeKeys
 from shoal.node.lock import sole_owner
 from shoal.node.reconcile import Local, Timers, plan
 from shoal.node.sharing import Sharing
 from shoal.node.signals import Signals
 from shoal.node.slots import Slots
+from shoal.node.sockets import control_socket
 from shoal.node.status import status_document
 from shoal.node.watch import Externals, Orphans
 from shoal.node.workers import Workers
@@ -52,8 +53,6 @@ from shoal.routing.table import RoutingTable
 _TICK = 1.0
 # More decisions than this in one go would be rules that contradict each other.
 _MAX_DECISIONS = 1000
-# The kernel's limit for the path of a unix socket is 107 bytes.
-_MAX_SOCKET_PATH = 107
 
 
 def run(config: Config, node: Node, reread: Callable[[], Config]) -> int:
@@ -71,9 +70,9 @@ def run(config: Config, node: Node, reread: Callable[[], Config]) -> int:
     """
     with (
         sole_owner(config.state_dir_of(node.name), node.name),
-        _socket_dir(config.state_dir_of(node.name)) as sockets,
+        control_socket(config.state_dir_of(node.name)) as socket,
     ):
-        return uvloop.run(_Node(config, node, reread, sockets / "control.sock").run())
+        return uvloop.run(_Node(config, node, reread, socket).run())
 
 
 class _Node:
@@ -111,10 +110,18 @@ class _Node:
             self._events,
             self._on_fault,
             config.routing.prefix_memory,
+            self._on_usage,
+        )
+        self._keys = NodeKeys(
+            config.gateway.keys, self._events, self._workers.key_cells, self._workers.use_keys
         )
         self._control = ControlServer(self, control_socket)
         self._collector = NodeCollector(
-            self._current_view, self._workers.metrics.totals, self._engine_counts, self._waiting_requests
+            self._current_view,
+            self._workers.metrics.totals,
+            self._engine_counts,
+            self._waiting_requests,
+            self._keys.accounts.rows,
         )
         self._membership = Membership(
             self._membership_settings(), self._report, self._on_view, self._on_traffic
@@ -261,11 +268,13 @@ class _Node:
         self._externals.start()
         await self._workers.start()
         background.append(asyncio.create_task(self._share_loads()))
+        background.append(asyncio.create_task(self._keys.watch()))
 
     async def _reload(self) -> None:
         """Read the file again and replace the gateway workers by new ones, without dropping a connection."""
         try:
             config = await asyncio.to_thread(self._reread)
+            self._keys.configure(config.gateway.keys)
         except ConfigError as error:
             self._events.add(f"reload refused, everything stays as it is: {error}", "error")
             return
@@ -379,6 +388,9 @@ class _Node:
         self._events.add(f"gateway: engine {fault.engine}: {fault.reason}{times}{last}", "warning")
         self._wake.set()
 
+    def _on_usage(self, usage: KeyUsage) -> None:
+        self._keys.accounts.account(usage)
+
     def _report(self) -> NodeReport:
         in_flight = self._workers.in_flight
         counts = {engine: in_flight.local(slot) for engine, slot in self._slots.known().items()}
@@ -392,6 +404,7 @@ class _Node:
             engines=self._duty.marked(self._engines.reports()),
             in_flight={engine: count for engine, count in counts.items() if count},
             waiting=self._waiting(),
+            key_use=self._keys.accounts.shares(),
         )
 
     async def _share_loads(self) -> None:
@@ -399,6 +412,7 @@ class _Node:
         interval = self._config.cluster.heartbeat_interval / 10
         while True:
             view = self._membership.view()
+            self._keys.accounts.hear(view)
             self._sharing.update(view, [e.report for e in self._externals.known()])
             self._workers.metrics.set_elsewhere(queues.by_slot(gateways_waiting(view), self._model_slots))
             for _ in range(5):
@@ -427,6 +441,10 @@ class _Node:
             workers=self._workers.status(),
         )
 
+    def keys(self) -> list[dict[str, Any]]:
+        """Return the API keys, without anything secret, and what they have used."""
+        return self._keys.accounts.document(self._keys.table)
+
     def metrics(self) -> bytes:
         """Return this node's metrics in Prometheus' text format."""
         return render(self._collector)
@@ -445,13 +463,3 @@ class _Node:
     def _engine_counts(self) -> Iterator[tuple[str, int, int]]:
         for engine, slot in self._slots.known().items():
             yield engine, *self._workers.metrics.per_engine(slot)
-
-
-@contextlib.contextmanager
-def _socket_dir(state_dir: Path) -> Iterator[Path]:
-    """Yield a directory whose sockets' paths are short enough: the state directory, or a temporary one."""
-    if len(str(state_dir / "control.sock").encode()) <= _MAX_SOCKET_PATH:
-        yield state_dir
-        return
-    with tempfile.TemporaryDirectory(prefix="shoal-") as short:
-        yield Path(short)

@@ -15,6 +15,8 @@ from shoal.gateway.messages import (
     Drain,
     EngineFault,
     FromWorker,
+    KeysUpdate,
+    KeyUsage,
     TableUpdate,
     WorkerFailed,
     WorkerNotice,
@@ -44,6 +46,7 @@ class WorkerProcess:
         settings: of this worker.
         on_fault: called with what it says of an engine that failed it.
         on_notice: called with what else it has to say.
+        on_usage: called with what API keys have used.
         on_end: called when the process has ended after it had been started well.
 
     Attributes:
@@ -57,11 +60,13 @@ class WorkerProcess:
         settings: WorkerSettings,
         on_fault: Callable[[EngineFault], None],
         on_notice: Callable[[WorkerNotice], None],
+        on_usage: Callable[[KeyUsage], None],
         on_end: Callable[[], None],
     ) -> None:
         self._settings = settings
         self._on_fault = on_fault
         self._on_notice = on_notice
+        self._on_usage = on_usage
         self._on_end = on_end
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: Channel[FromWorker] | None = None
@@ -113,7 +118,7 @@ class WorkerProcess:
         self._channel.send(TableUpdate(table))
         await self._ready
 
-    def send(self, message: TableUpdate | Drain) -> None:
+    def send(self, message: TableUpdate | KeysUpdate | Drain) -> None:
         """Tell the worker; dropped when it is gone."""
         if self._channel is not None:
             self._channel.send(message)
@@ -140,6 +145,8 @@ class WorkerProcess:
                 self._on_fault(message)
             case WorkerNotice():
                 self._on_notice(message)
+            case KeyUsage():
+                self._on_usage(message)
 
     def _lost(self, _: Exception | None) -> None:
         """Note the end: a closed channel means that the process is gone or about to go."""

@@ -13,7 +13,17 @@ import msgspec
 from shoal.gateway import affinity
 from shoal.gateway.affinity import Affinity
 from shoal.gateway.counters import InFlight, SharedMetrics, create
-from shoal.gateway.messages import Drain, EngineFault, TableUpdate, WorkerNotice, WorkerSettings
+from shoal.gateway.key_cells import KeyCells, size
+from shoal.gateway.keys import KeyTable
+from shoal.gateway.messages import (
+    Drain,
+    EngineFault,
+    KeysUpdate,
+    KeyUsage,
+    TableUpdate,
+    WorkerNotice,
+    WorkerSettings,
+)
 from shoal.node.errors import StartError
 from shoal.node.events import Events
 from shoal.node.listening import listening_sockets
@@ -39,11 +49,12 @@ class Workers:
     count while the former finishes what it has open.
 
     Args:
-        settings: of every worker; ``index`` and ``workers`` are filled in.
+        settings: of every worker; ``index``, ``workers`` and ``keys`` are filled in.
         count: how many workers.
         events: gets a sentence when a worker dies or is replaced.
         on_fault: called with what a worker says of an engine that failed it.
         prefix_memory: bytes to remember in which engine has which prompts.
+        on_usage: called with what API keys have used.
     """
 
     def __init__(
@@ -53,16 +64,19 @@ class Workers:
         events: Events,
         on_fault: Callable[[EngineFault], None],
         prefix_memory: int = 1024 * 1024,
+        on_usage: Callable[[KeyUsage], None] = lambda _: None,
     ) -> None:
         rows = 2 * count
         self._settings = msgspec.structs.replace(settings, workers=rows)
-        self._counters = create(rows)
+        self._counters = create(rows, size(rows))
         self.in_flight = InFlight(self._counters, rows)
         self.metrics = SharedMetrics(self._counters, rows)
         self._affinity = affinity.create(rows, prefix_memory)
         self.affinity = Affinity(self._affinity, rows)
+        self.key_cells = KeyCells(self._counters, rows)
         self._events = events
         self._on_fault = on_fault
+        self._on_usage = on_usage
         self._table = RoutingTable(version=0)
         self._ending = False
         self._told: dict[WorkerNotice, float] = {}
@@ -91,6 +105,13 @@ class Workers:
             if worker is not None:
                 worker.send(TableUpdate(table))
 
+    def use_keys(self, table: KeyTable | None) -> None:
+        """Have all workers ask for these API keys; that they ask for any at all, or for none, begins with new ones."""
+        self._settings = msgspec.structs.replace(self._settings, keys=table)
+        for worker in (*self._serving, *self._former):
+            if worker is not None and table is not None:
+                worker.send(KeysUpdate(table))
+
     async def reload(self, settings: WorkerSettings, drain_timeout: float) -> None:
         """Put a new process in the place of every worker; the former ones finish what they have open.
 
@@ -102,8 +123,10 @@ class Workers:
             StartError: a new one could not be started; the former one goes on in its place.
         """
         async with self._reloading:
-            rows = self._settings.workers
-            self._settings = msgspec.structs.replace(settings, workers=rows)
+            former_settings = self._settings
+            self._settings = msgspec.structs.replace(
+                settings, workers=former_settings.workers, keys=former_settings.keys
+            )
             for i in range(len(self._serving)):
                 if (still := self._former[i]) is not None:  # its row is needed
                     await still.ended()
@@ -148,6 +171,7 @@ class Workers:
             msgspec.structs.replace(self._settings, index=index),
             self._on_fault,
             self._on_notice,
+            self._on_usage,
             lambda: self._lost(place, worker),
         )
         await worker.start(self._sockets[place], self._counters, self._affinity, self._table)
@@ -167,6 +191,7 @@ class Workers:
         self.in_flight.clear(worker.index)
         self.affinity.clear(worker.index)
         self.metrics.reset_gauges(worker.index)
+        self.key_cells.clear_open(worker.index)
         if self._former[place] is worker:
             self._former[place] = None
         if self._serving[place] is worker:

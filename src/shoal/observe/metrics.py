@@ -55,6 +55,38 @@ _GAUGES = {
 }
 
 
+class KeyUse(Protocol):
+    """What an API key has used of a model."""
+
+    @property
+    def requests(self) -> int:
+        """Requests that have ended."""
+        ...
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of their prompts."""
+        ...
+
+    @property
+    def completion_tokens(self) -> int:
+        """Tokens of their answers."""
+        ...
+
+    @property
+    def limited(self) -> int:
+        """Requests refused by a limit."""
+        ...
+
+
+_KEY_COUNTERS = {
+    "requests": "Requests with an API key that have ended.",
+    "prompt_tokens": "Prompt tokens of an API key's requests, by the engines' own numbers.",
+    "completion_tokens": "Tokens of the answers to an API key's requests, by the engines' own numbers.",
+    "limited": "Requests that a limit of their API key refused.",
+}
+
+
 class NodeCollector(Collector):
     """Collects at scrape time; nothing is kept.
 
@@ -63,6 +95,7 @@ class NodeCollector(Collector):
         totals: returns the sums over the gateway workers.
         engines: returns (full id, requests dispatched, faults) of each engine this node's gateway has used.
         waiting: returns (model, requests that wait in this node's gateway for room in its engines).
+        keys: returns (key, model, what it has used) for each API key.
     """
 
     def __init__(
@@ -71,16 +104,19 @@ class NodeCollector(Collector):
         totals: Callable[[], GatewayTotals],
         engines: Callable[[], Iterable[tuple[str, int, int]]],
         waiting: Callable[[], Iterable[tuple[str, int]]] = tuple,
+        keys: Callable[[], Iterable[tuple[str, str, KeyUse]]] = lambda: (),
     ) -> None:
         self._view = view
         self._totals = totals
         self._engines = engines
         self._waiting = waiting
+        self._keys = keys
 
     def collect(self) -> Iterable[Metric]:
         """Yield every metric family (prometheus_client calls this)."""
         yield from self._gateway()
         yield from self._queue()
+        yield from self._key_use()
         yield from _cluster(self._view())
 
     def _gateway(self) -> Iterable[Metric]:
@@ -129,6 +165,14 @@ class NodeCollector(Collector):
         for name, reason in _QUEUE_ENDS.items():
             unserved.add_metric([reason], getattr(totals, name))
         yield unserved
+
+    def _key_use(self) -> Iterable[Metric]:
+        rows = list(self._keys())
+        for name, text in _KEY_COUNTERS.items() if rows else ():
+            family = CounterMetricFamily(f"shoal_key_{name}", text, labels=["key", "model"])
+            for key, model, used in rows:
+                family.add_metric([key, model], getattr(used, name))
+            yield family
 
 
 def _cluster(view: View) -> Iterable[Metric]:

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from shoal.cli.status import _targets, _verification, render
+from shoal.cli.control import verification
+from shoal.cli.status import node_url, render
 
 
 def document(**more: Any) -> dict[str, Any]:
@@ -78,15 +79,15 @@ def test_being_cut_off_is_said():
     ],
 )
 def test_a_node_is_asked_as_it_was_named(given: str | None, asked: str):
-    assert _targets(given, None) == [asked]
+    assert node_url(given) == asked
 
 
 @pytest.mark.parametrize("url", ["https://127.0.0.1:8443", "https://localhost:1", "https://[::1]:8443"])
 def test_the_certificate_of_this_machine_itself_is_not_checked(url: str):
-    assert _verification(url) is False
+    assert verification(url) is False
 
 
 def test_the_certificate_of_other_machines_is_checked():
-    context = _verification("https://node1.example.com:8443")
+    context = verification("https://node1.example.com:8443")
     assert isinstance(context, ssl.SSLContext)
     assert context.verify_mode is ssl.CERT_REQUIRED
