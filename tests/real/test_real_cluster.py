@@ -87,6 +87,66 @@ def test_a_client_that_goes_away_aborts_its_request_in_vllm(cluster: Cluster):
     wait_until(lambda: running() == 0, 20, "vLLM has aborted it")
 
 
+def test_usage_under_a_key_is_what_vllm_says(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A gateway that asks for keys stands before one of these engines."""
+    monkeypatch.setenv("SHOAL_ADMIN_KEYS", "sk-0123456789abcdef")
+    (engine,) = cluster.status(0)["members"][0]["engines"]
+    address = f"http://{engine['host']}:{engine['port']}"
+    model = {"name": MODEL, "engine": "external", "addresses": [{"url": address}]}
+    keyed = Cluster(tmp_path, nodes=1, model=model)
+    keyed.config["nodes"][0]["role"] = "gateway"
+    keyed.path = keyed.write("config.yaml", keyed.config)
+    keyed.http.headers["authorization"] = "Bearer sk-0123456789abcdef"
+    chat = {"messages": QUESTION, "max_tokens": 24, "temperature": 0}
+    bodies = {
+        "/v1/chat/completions": chat,
+        "/v1/completions": {"prompt": "Fish swim", "max_tokens": 24, "temperature": 0},
+        "/v1/messages": chat,
+        "/v1/responses": {"input": "Why do fish swim?", "max_output_tokens": 24, "temperature": 0},
+    }
+    try:
+        keyed.start_node(0)
+        wait_until(lambda: routed(keyed) == ["ready"], 60, "the gateway routes to the engine")
+        for path, body in bodies.items():
+            before = tokens_used(keyed)
+            whole = keyed.http.post(keyed.url(0, path), json={"model": MODEL} | body)
+            assert whole.status_code == 200, whole.text
+            usage = whole.json()["usage"]
+            wanted = [
+                usage.get("prompt_tokens", usage.get("input_tokens")),
+                usage.get("completion_tokens", usage.get("output_tokens")),
+            ]
+            after = wait_until(lambda b=before: _more(tokens_used(keyed), b), 10, "it is counted")
+            assert [a - b for a, b in zip(after, before, strict=True)] == wanted, path
+            streamed = keyed.http.post(keyed.url(0, path), json={"model": MODEL, "stream": True} | body)
+            if path.endswith("completions"):
+                assert '"usage":{' not in streamed.text
+                assert streamed.text.endswith("data: [DONE]\n\n")
+            last = wait_until(lambda b=after: _more(tokens_used(keyed), b), 10, "it is counted")
+            assert [a - b for a, b in zip(last, after, strict=True)] == wanted, path
+        assert keyed.http.get(keyed.url(0, "/v1/models"), headers={"authorization": "x"}).status_code == 401
+    finally:
+        keyed.close()
+
+
+def routed(cluster: Cluster) -> list[str]:
+    return [e["state"] for e in cluster.status(0).get("external", [])]
+
+
+def tokens_used(cluster: Cluster) -> list[float]:
+    """Return the prompt and completion tokens of the one key."""
+    text = cluster.http.get(cluster.url(0, "/metrics")).text
+    line = f'_total{{key="admin_keys[0]",model="{MODEL}"}} '
+    values = {x.partition(line)[0]: float(x.partition(line)[2]) for x in text.splitlines() if line in x}
+    return [values.get(f"shoal_key_{kind}_tokens", 0.0) for kind in ("prompt", "completion")]
+
+
+def _more(now: list[float], before: list[float]) -> list[float] | None:
+    return now if now != before else None
+
+
 @pytest.mark.parametrize("kind", ["chat", "completion", "stop"])
 def test_a_greedy_stream_cut_at_any_point_goes_on_to_the_same_text(
     cluster: Cluster, tmp_path: Path, kind: str
