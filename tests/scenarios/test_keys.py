@@ -1,6 +1,8 @@
 """API keys on a real cluster: they open both nodes, are revoked within a second, and their limits hold on both."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -215,6 +217,23 @@ def test_tokens_and_requests_at_once_are_limited_over_both_nodes(keyed: Keyed):
     wait_until(lambda: keyed.chat(1, single).status_code == 200, 5, "its place is free again")
 
 
+def test_a_reload_begins_to_ask_for_keys_and_keeps_what_their_limits_have_seen(make_cluster: Make):
+    cluster = make_cluster(nodes=1).start()
+    path = str(cluster.path)
+    assert cluster.chat(0).status_code == 200
+    cluster.write("config.yaml", cluster.config | {"gateway": {"keys": {"file": "keys.yaml"}}})
+    os.kill(cluster.processes[0].pid, signal.SIGHUP)
+    wait_until(lambda: any("reload refused" in e for e in cluster.events(0)), 10, "there is no such file yet")
+    assert cluster.chat(0).status_code == 200
+    key = shoal("keys", "new", "anna", "--config", path, "--requests-per-minute", "2")
+    shoal("reload", "--config", path)
+    wait_until(lambda: cluster.chat(0).status_code == 401, 10, "keys are asked for")
+    cluster.http.headers["x-api-key"] = key
+    assert [cluster.chat(0).status_code for _ in range(3)] == [200, 200, 429]
+    shoal("reload", "--config", path)
+    assert cluster.chat(0).status_code == 429
+
+
 def test_a_cluster_does_not_start_without_its_file_of_keys(make_cluster: Make):
     cluster = make_cluster(nodes=1, gateway={"keys": {"file": "keys.yaml"}})
     process = cluster.start_node(0)
@@ -226,10 +245,8 @@ def test_keys_from_the_environment_alone(make_cluster: Make, monkeypatch: pytest
     monkeypatch.setenv("SHOAL_API_KEYS", "sk-one-0123456789abcdef, sk-two-0123456789abcdef")
     cluster = make_cluster(nodes=1)
     cluster.start_node(0)
-    path = str(cluster.path)
-    wait_until(
-        lambda: "engines ready 1/1" in shoal("status", "--config", path), 20, "the engine is ready", 0.3
-    )
+    wait_until(lambda: healthy(cluster), 20, "its engine is ready")
+    assert "engines ready 1/1" in shoal("status", "--config", str(cluster.path))
     for key, status in (
         ("sk-one-0123456789abcdef", 200),
         ("sk-two-0123456789abcdef", 200),
@@ -238,3 +255,11 @@ def test_keys_from_the_environment_alone(make_cluster: Make, monkeypatch: pytest
         reply = httpx.get(cluster.url(0, "/v1/models"), headers={"x-api-key": key})
         assert reply.status_code == status
     assert httpx.get(cluster.url(0, "/shoal/v1/status")).status_code == 401
+
+
+def healthy(cluster: Cluster) -> bool:
+    """Whether /health, which needs no key, is good."""
+    try:
+        return httpx.get(cluster.url(0, "/health")).status_code == 200
+    except httpx.ConnectError:
+        return False

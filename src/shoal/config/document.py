@@ -105,13 +105,14 @@ class Document:
         return Problem(self.file, message, place.line, place.column)
 
 
-def parse(text: str, file: str, env: Mapping[str, str]) -> Document:
+def parse(text: str, file: str, env: Mapping[str, str], max_values: int = MAX_VALUES) -> Document:
     """Read YAML 1.2 and replace the environment variables in it.
 
     Args:
         text: content of the file.
         file: its name, for messages.
         env: the environment.
+        max_values: mappings, lists and scalars that it may come to.
 
     Raises:
         ConfigError: it is no YAML, or YAML of a kind a configuration has no use for: several documents, tags,
@@ -135,7 +136,7 @@ def parse(text: str, file: str, env: Mapping[str, str]) -> Document:
         ) from None
     document = Document(file)
     if root is not None:
-        document.data = _Builder(document, env).build((), root)
+        document.data = _Builder(document, env, max_values).build((), root)
     return document
 
 
@@ -198,17 +199,19 @@ def _code(character: str) -> str:
 class _Builder:
     """Turns YAML nodes into data, and notes places and problems in the document."""
 
-    def __init__(self, document: Document, env: Mapping[str, str]) -> None:
+    def __init__(self, document: Document, env: Mapping[str, str], max_values: int) -> None:
         self._document = document
         self._env = env
+        self._max_values = max_values
         self._open: list[Node] = []  # the nodes around the present one: one that comes again holds itself
         self._values = 0
 
     def build(self, path: SettingPath, node: Node) -> Any:
         self._values += 1
-        if self._values > MAX_VALUES:
+        if self._values > self._max_values:
             self._stop(
-                node, f"the file comes to more than {MAX_VALUES} values once its aliases (*name) are replaced"
+                node,
+                f"the file comes to more than {self._max_values} values once its aliases (*name) are replaced",
             )
         if isinstance(node, ScalarNode):
             return self._scalar(path, node)

@@ -21,6 +21,7 @@ from shoal.config.keys import KeyEntry, KeysFile
 from shoal.config.messages import problem_of
 
 MAX_SIZE = 4 * 1024**2
+_MAX_VALUES = 100_000  # in a file with as many keys as there may be
 _HOW = "make it with `shoal keys new NAME`"
 
 
@@ -66,7 +67,7 @@ def keys_in(content: bytes, file: str) -> tuple[KeyEntry, ...]:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise not_utf8(content, file, error) from None
-    document = parse(text, file, {})
+    document = parse(text, file, {}, _MAX_VALUES)
     problems = list(document.problems)
     data = document.data
     if not isinstance(data, dict):

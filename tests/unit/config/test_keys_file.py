@@ -155,6 +155,12 @@ def test_two_who_edit_at_once_lose_nothing(tmp_path: Path):
     assert {entry.name for entry in read_keys(path)} == {f"k{n}" for n in range(12)}
 
 
+def test_a_file_may_have_thousands_of_keys():
+    entry = "  - {name: k%d, hash: 'sha256:%064x', role: user, models: [a, b], priority: 1, expires: 2030-01-01}\n"
+    text = "keys:\n" + "".join(entry % (n, n) for n in range(3000))
+    assert len(keys_in(text.encode(), "f")) == 3000
+
+
 BASE = "nodes: [{host: 127.0.0.1}]\nmodel: {path: m}\n"
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from shoal.gateway.keys import Key, Keyring, KeyTable, digest_of, secrets_in, take_credentials
 
@@ -82,3 +84,32 @@ def test_what_is_remembered_is_bounded_and_wrong_keys_are_not_remembered():
         line = b"\r\nAuthorization:%bBearer %b\r\nx-api-key: %d" % (b" " * (n % 7), SECRET, n)
         assert ring.find(line) is ANNA
     assert len(ring._known) <= 8192
+
+
+NAMES = [
+    b"Authorization",
+    b"authorization",
+    b"X-API-Key",
+    b"x-api-key",
+    b"Host",
+    b"x-authorization",
+    b"authorization2",
+]
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(NAMES), st.sampled_from([b"", b"Bearer a", b"authorization: b", b":"]))
+    )
+)
+def test_what_is_taken_out_is_what_reading_line_by_line_finds(lines: list[tuple[bytes, bytes]]):
+    texts = [b"%b: %b" % line for line in lines]
+    kept = [
+        t
+        for t, (name, _) in zip(texts, lines, strict=True)
+        if name.lower() not in (b"authorization", b"x-api-key")
+    ]
+    taken = [t for t in texts if t not in kept]
+    head = b"GET / HTTP/1.1"
+    found = take_credentials(b"\r\n".join((head, *texts)))
+    assert found == (b"\r\n".join((head, *kept)), b"".join(b"\r\n" + t for t in taken))
