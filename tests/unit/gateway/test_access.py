@@ -239,6 +239,23 @@ async def test_an_engines_own_rate_limit_headers_give_way(stage):
     assert reply.header("x-ratelimit-remaining-tokens") == "100"
 
 
+@pytest.mark.parametrize("limits", [{}, {"requests_per_minute": 10}, {"max_concurrent": 1}])
+async def test_the_same_request_again_and_again_is_known_and_counted_every_time(stage, limits):
+    """Byte for byte the same, requests and answers: nothing that is remembered of them may leave their key out."""
+    one = await open_with(stage, key("anna", **limits))
+    client = await stage.client()
+    for n in range(8):
+        reply = await client.request(stage.post(extra=bearer("anna")))
+        assert (reply.status, reply.body) == (200, ANSWER)
+        left = reply.header("x-ratelimit-remaining-requests")
+        assert left == (str(9 - n) if "requests_per_minute" in limits else None)
+        assert one.seen[-1].header(b"authorization") is None
+    assert stage.used() == {("anna", "m"): (8, 56, 40, 0)}
+    assert stage.key_cells.totals(0) == (8, 96, 0)
+    stage.gateway.access.replace(KeyTable())
+    assert (await client.request(stage.post(extra=bearer("anna")))).status == 401
+
+
 async def test_tokens_beyond_the_limit_get_429(stage):
     await open_with(stage, key("anna", tokens_per_minute=20))
     client = await stage.client()

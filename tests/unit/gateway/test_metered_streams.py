@@ -133,6 +133,18 @@ async def test_a_stream_that_goes_on_elsewhere_is_charged_once(stage, sims, path
     assert stage.used() == {("anna", MODEL): (1, prompt, completion, 0)}
 
 
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS, MESSAGES])
+async def test_the_same_stream_again_and_again_is_counted_every_time(stage, sims, path):
+    await open_gateway(stage, sims[:1])
+    client = await stage.client()
+    for _ in range(5):
+        reply = await client.request(request(stage, path))
+        assert reply.status == 200
+        assert b'"usage":{"prompt' not in reply.body
+    prompt, completion = await of_the_engine(sims[0], path)
+    assert stage.used() == {("anna", MODEL): (5, 5 * prompt, 5 * completion, 0)}
+
+
 async def test_a_client_that_leaves_early_pays_for_what_it_got(stage, sims):
     slow = await asyncio.to_thread(start, "--model", MODEL, "--max-model-len", "4096")
     try:
