@@ -332,3 +332,16 @@ async def test_usage_is_read_from_every_kind_of_answer(stage, answer, usage, ver
 
 def test_the_body_used_here_is_json():
     assert json.loads(ANSWER)["usage"]["total_tokens"] == 12
+
+
+async def test_the_priority_of_a_key_is_that_of_its_requests(stage):
+    async def silent(connection, _):
+        await connection.wait_closed()
+
+    one = await stage.engine(silent)
+    await stage.open(one, keys=KeyTable(keys=(key("anna", priority=5),)))
+    client = await stage.client()
+    await client.send(stage.post(b'{"model":"m","priority":-9}', extra=bearer("anna")))
+    await stage.until(lambda: one.seen)
+    (connection,) = stage.gateway.connections
+    assert connection._exchange.request.claim.priority == 5, "never more urgent than the key allows"
