@@ -19,7 +19,7 @@ from shoal.gateway.faults import Faults
 from shoal.gateway.heads import KnownRequests
 from shoal.gateway.inspect import RoutingFields, decode_fields
 from shoal.gateway.key_cells import KeyCells
-from shoal.gateway.messages import Report, WorkerSettings
+from shoal.gateway.messages import Report, WorkerNotice, WorkerSettings
 from shoal.gateway.pool import Counts, Pool
 from shoal.gateway.prompts import prompt_fields
 from shoal.routing import registry
@@ -213,6 +213,7 @@ class Gateway:
         in_flight: InFlight,
         metrics: SharedMetrics,
         report: Callable[[Report], None],
+        *,
         affinity: Affinity | None = None,
         key_cells: KeyCells | None = None,
     ) -> None:

@@ -39,33 +39,7 @@ def dispatch(gateway: Gateway, client: ClientConnection, request: Request) -> Ex
     if access is not None and (refusal := access.check(request, endpoint)) is not None:
         return refusal
     if endpoint is _JSON or endpoint is _FORM or endpoint is _BARE:
-        try:
-            if endpoint is _JSON:
-                request.fields = fields = json_fields(request.body, gateway.fields_of)
-            else:
-                fields = _fields(endpoint, request)
-        except BodyError as problem:
-            return error(400, str(problem), code="invalid_body")
-        request.stream = bool(fields.stream)
-        key = request.key
-        if request.priority or fields.priority is not None or (key is not None and key.priority):
-            try:
-                request.claim = claim(request.priority, fields.priority, key)
-            except ClaimError as problem:
-                return error(400, str(problem), code="invalid_priority", param="priority")
-        if request.stream:
-            request.plain = False
-            request.ask_ids = _wants_ids(gateway, request, fields)
-        route = _route(gateway, request, fields.model)
-        if type(route) is Answer:
-            return route
-        if gateway.settings.allow_override and (refused := _override(gateway, request, route)):  # type: ignore[arg-type]
-            return refused
-        if request.key is not None:
-            request.ask_usage = fields.stream is True and _lacks_usage(request, fields)
-            return metered(gateway, client, request, route)  # type: ignore[arg-type]
-        kind = StreamExchange if request.stream else Exchange
-        return kind(gateway, client, request, route)  # type: ignore[arg-type]
+        return _to_engine(gateway, client, request, endpoint)
     if endpoint is Endpoint.CONTROL:
         return Exchange(gateway, client, request, None)
     if endpoint is Endpoint.REALTIME:
@@ -74,6 +48,39 @@ def dispatch(gateway: Gateway, client: ClientConnection, request: Request) -> Ex
         path = request.target.partition(b"?")[0].decode("latin-1")
         return error(404, f"There is nothing at {path[:200]}.", code="not_found")
     return _answer_here(gateway, request, endpoint)
+
+
+def _to_engine(
+    gateway: Gateway, client: ClientConnection, request: Request, endpoint: Endpoint
+) -> Exchange | Answer:
+    """Return the exchange of a request that an engine answers, or what speaks against it."""
+    try:
+        if endpoint is _JSON:
+            request.fields = fields = json_fields(request.body, gateway.fields_of)
+        else:
+            fields = _fields(endpoint, request)
+    except BodyError as problem:
+        return error(400, str(problem), code="invalid_body")
+    request.stream = bool(fields.stream)
+    key = request.key
+    if request.priority or fields.priority is not None or (key is not None and key.priority):
+        try:
+            request.claim = claim(request.priority, fields.priority, key)
+        except ClaimError as problem:
+            return error(400, str(problem), code="invalid_priority", param="priority")
+    if request.stream:
+        request.plain = False
+        request.ask_ids = _wants_ids(gateway, request, fields)
+    route = _route(gateway, request, fields.model)
+    if type(route) is Answer:
+        return route
+    if gateway.settings.allow_override and (refused := _override(gateway, request, route)):  # type: ignore[arg-type]
+        return refused
+    if request.key is not None:
+        request.ask_usage = fields.stream is True and _lacks_usage(request, fields)
+        return metered(gateway, client, request, route)  # type: ignore[arg-type]
+    kind = StreamExchange if request.stream else Exchange
+    return kind(gateway, client, request, route)  # type: ignore[arg-type]
 
 
 def _override(gateway: Gateway, request: Request, route: Route) -> Answer | None:

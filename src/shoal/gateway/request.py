@@ -102,7 +102,11 @@ class Request(msgspec.Struct, gc=False):
         """Return what the requests of one conversation or client share, see `shoal.routing.ask.Ask`."""
         fields = self._prompt_fields()
         named = fields and (fields.prompt_cache_key or fields.user)
-        return bytes(named) if named else self.header(b"authorization") or self.header(b"x-api-key")
+        return (
+            bytes(named)
+            if named
+            else self.credentials or self.header(b"authorization") or self.header(b"x-api-key")
+        )
 
     def prompt(self) -> Prompt:
         """Return the prompt's block hashes and size, see `shoal.routing.ask.Ask`."""

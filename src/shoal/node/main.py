@@ -109,8 +109,8 @@ class _Node:
             config.gateway.worker_count(),
             self._events,
             self._on_fault,
-            config.routing.prefix_memory,
-            self._on_usage,
+            prefix_memory=config.routing.prefix_memory,
+            on_usage=self._on_usage,
         )
         self._keys = NodeKeys(
             config.gateway.keys, self._events, self._workers.key_cells, self._workers.use_keys

@@ -63,6 +63,7 @@ class Workers:
         count: int,
         events: Events,
         on_fault: Callable[[EngineFault], None],
+        *,
         prefix_memory: int = 1024 * 1024,
         on_usage: Callable[[KeyUsage], None] = lambda _: None,
     ) -> None:

@@ -356,7 +356,9 @@ class Stage:
         self.key_cells = KeyCells(fd, 2)
         self.in_flight = InFlight(fd, 2)
         self.metrics = SharedMetrics(fd, 2)
-        self.gateway = Gateway(self.settings, self.in_flight, self.metrics, self._heard, self.key_cells)
+        self.gateway = Gateway(
+            self.settings, self.in_flight, self.metrics, self._heard, key_cells=self.key_cells
+        )
         self.gateway.apply(table or self.table({"m": self.route(*engines)}))
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: accept(self.gateway), "127.0.0.1", 0)

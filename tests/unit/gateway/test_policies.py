@@ -156,7 +156,7 @@ async def test_several_workers_and_what_other_nodes_tell_share_one_table(stage):
             stage.in_flight,
             stage.metrics,
             lambda _: None,
-            map_,
+            affinity=map_,
         )
         for index in range(2)
     ]
