@@ -1,0 +1,1 @@
+"""Which files a model is, and what it needs: read from its configuration and headers, never from its weights."""
