@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from shoal import __version__
-from shoal.cli import config, keys, reload, serve, status
+from shoal.cli import config, keys, plan, reload, serve, status
 
 app = typer.Typer(
     help="Multi-node LLM serving on vLLM: one YAML file, the same command on every node.",
@@ -15,6 +15,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 app.command("serve")(serve.serve)
+app.command("plan")(plan.plan)
 app.command("status")(status.status)
 app.command("reload")(reload.reload)
 app.add_typer(config.app, name="config")

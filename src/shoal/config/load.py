@@ -92,7 +92,7 @@ def load(path: Path, env: Mapping[str, str] = os.environ) -> Loaded:
         ConfigError: it cannot be read, or is wrong; all problems are told at once.
     """
     path, file = Path(path), str(path)
-    text = _read(path, file)
+    text = read_text(path, file)
     document = parse(text, file, env)
     if document.data is None and not document.problems:
         raise ConfigError([Problem(file, "the file is empty; it needs at least `nodes` and `model`", 1, 1)])
@@ -101,13 +101,14 @@ def load(path: Path, env: Mapping[str, str] = os.environ) -> Loaded:
         raise ConfigError(
             document.problems or [Problem(file, f"this is {show_value(document.data)}; {what}", 1, 1)]
         )
-    data = _without_empty(document.data)
+    data = without_empty(document.data)
     from_environment = _add_secret(data, env) | _add_keys(data, env)
     config = _validate(data, document, Surroundings(path.absolute().parent, env))
     return Loaded(path, config, Provenance(document, env, from_environment))
 
 
-def _read(path: Path, file: str) -> str:
+def read_text(path: Path, file: str) -> str:
+    """Return the text of a file; raise `ConfigError` if it is none that can be a configuration."""
     try:
         if not path.exists():
             raise ConfigError([Problem(file, "there is no such file")])
@@ -126,14 +127,14 @@ def _read(path: Path, file: str) -> str:
         raise not_utf8(content, file, error) from None
 
 
-def _without_empty(data: Any) -> Any:
+def without_empty(data: Any) -> Any:
     """Return a copy without the keys that have no value: they mean the same as keys that are not there."""
     if isinstance(data, list):
-        return [_without_empty(item) for item in data]
+        return [without_empty(item) for item in data]
     if not isinstance(data, dict):
         return data
     return {
-        key: copy.deepcopy(value) if key in _FREE_FORM else _without_empty(value)
+        key: copy.deepcopy(value) if key in _FREE_FORM else without_empty(value)
         for key, value in data.items()
         if value is not None and value != ""
     }

@@ -126,8 +126,8 @@ class Model(Section):
     type: Placement = Field(
         default="auto",
         description="How engines are placed. small, medium: one per GPU, or per node without GPUs. large: "
-        "one per node over all its GPUs. xlarge: one across nodes. auto: small if one GPU holds "
-        "the model, else large.",
+        "one per node over all its GPUs. xlarge: one across nodes. auto: on the fewest GPUs that hold the model with "
+        "room for requests, as many as there is room for. `shoal plan` tells what comes of it.",
     )
     engine: EngineKind = Field(
         default="vllm",

@@ -18,6 +18,7 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True):
         name: of the product.
         total: memory in bytes; None on chips that share the machine's memory.
         free: memory in bytes that nobody uses now; None likewise.
+        bandwidth: of the memory, in bytes per second; None where it is not told.
     """
 
     index: int
@@ -25,6 +26,7 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     total: int | None
     free: int | None
+    bandwidth: int | None = None
 
 
 def list_gpus() -> tuple[Gpu, ...]:
@@ -101,7 +103,18 @@ def _gpu(index: int) -> Gpu:
         name=_text(pynvml.nvmlDeviceGetName(handle)),
         total=total,
         free=free,
+        bandwidth=_bandwidth(handle),
     )
+
+
+def _bandwidth(handle: object) -> int | None:
+    """Return what the data sheet tells in bytes per second: bus width x highest memory clock x 2 (double data rate)."""
+    try:
+        bits = int(pynvml.nvmlDeviceGetMemoryBusWidth(handle))
+        mhz = int(pynvml.nvmlDeviceGetMaxClockInfo(handle, pynvml.NVML_CLOCK_MEM))
+    except pynvml.NVMLError:
+        return None
+    return bits // 8 * mhz * 1_000_000 * 2 or None
 
 
 def _text(value: str | bytes) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import msgspec
 
@@ -13,9 +12,10 @@ from shoal.config import Config, Node
 from shoal.engine.gpu import Gpu
 from shoal.engine.spec import EngineSpec, Tls
 from shoal.node.errors import StartError
+from shoal.node.known import known_models
 from shoal.node.placement import place
 from shoal.node.reconcile import Wanted
-from shoal.node.specs import engine_spec, require_startable, weights_size
+from shoal.node.specs import engine_spec, require_startable
 from shoal.node.takeover import Takeover
 
 
@@ -39,14 +39,14 @@ class Duty:
     def __init__(
         self, config: Config, node: Node, gpus: Sequence[Gpu], listen: str, tls: Tls | None = None
     ) -> None:
-        weights = {m.name: size for m in config.models if m.path and (size := weights_size(Path(m.path)))}
+        known = known_models(config)
         self._config = config
         self._node = node
         self._record = config.state_dir_of(node.name) / "covers"
         self._specs: dict[str, dict[str, EngineSpec]] = {}
         for covered, models in config.duties_of(node).items():
             try:
-                placements = place(config, node, gpus, weights, models)
+                placements = place(config, node, gpus, known, models)
                 specs = {p.id: engine_spec(p, config, listen, tls) for p in placements}
                 require_startable(specs.values())
             except StartError as error:

@@ -9,29 +9,26 @@ small       one engine per GPU              one engine
 medium      one engine per GPU              one engine
 large       one engine over all GPUs        one engine
 xlarge      one engine across nodes (one node: as large)
-auto        small if one GPU holds it, else large
+auto        engines on the fewest GPUs that one engine
+            hold it, as many as there is
+            room for
 =========== =============================== ==================
+
+`shoal plan` and `shoal serve` both ask here, so that the one tells what the other does.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from shoal.config.schema import Config, Model, Node
-from shoal.engine.command import cli_args, option
 from shoal.engine.gpu import Gpu
-from shoal.node.errors import StartError
-
-# What an engine needs beside its weights on a GPU: activations, CUDA graphs and a useful KV cache. A hint for
-# `type: auto` only; vLLM itself says whether a model really fits.
-_MEMORY_FACTOR = 1.3
-_MEMORY_FIXED = 2 * 1024**3
-
-_PARALLEL = (("--tensor-parallel-size", "-tp"), ("--pipeline-parallel-size", "-pp"))
+from shoal.node.engine_options import engine_options
+from shoal.node.errors import GroupError, StartError
+from shoal.node.sizing import Engines, Known, engines_of
 
 
 class Placement(msgspec.Struct, frozen=True):
@@ -41,18 +38,20 @@ class Placement(msgspec.Struct, frozen=True):
         id: unique on the node, ``model-0``.
         model: the model it serves.
         gpus: indices it may use; empty for none.
+        why: why there, as a phrase.
     """
 
     id: str
     model: Model
     gpus: tuple[int, ...] = ()
+    why: str = ""
 
 
 def place(
     config: Config,
     node: Node,
     gpus: Sequence[Gpu],
-    weights: Mapping[str, int] | None = None,
+    known: Mapping[str, Known] | None = None,
     models: Sequence[Model] | None = None,
 ) -> tuple[Placement, ...]:
     """Return the engines `node` runs.
@@ -61,29 +60,29 @@ def place(
         config: the configuration.
         node: one of its nodes.
         gpus: GPUs of this machine; those the node may use are chosen by its ``gpus``.
-        weights: bytes of each model's weights by model name, where known (for ``type: auto``).
+        known: by the name of a model its profile, or at least the bytes of its weights, where they are known.
         models: the models to run; by default those the file gives the node.
 
     Raises:
-        StartError: the models do not share the node's GPUs as the file says, with what would.
+        StartError: the models do not share the node's GPUs as the file says, or one cannot be split over them, or its
+            weights alone are larger; with what would work.
     """
+    known = known or {}
     models = config.models_of(node) if models is None else models
     _refuse_groups(config, models)
     usable = _usable(node, gpus)
     if not usable:
-        return tuple(p for m in models for p in _engines(m, [()] * (m.engines_per_node or 1)))
+        return tuple(p for m in models for p in _engines(m, _without_gpus(m, "the node has no GPU")))
     placed: list[Placement] = []
-    free = [g.index for g in usable]
+    free = list(usable)
     exclusive = [m for m in models if not m.share_gpus and _gpus_per_engine(m) != 0]
     budgets = _budgets(exclusive, len(free), node)
     for model in models:
         if model not in exclusive:
-            placed += _engines(model, _shared(model, [g.index for g in usable]))
+            placed += _engines(model, _shared(model, usable))
             continue
         mine, free = free[: budgets[model.name]], free[budgets[model.name] :]
-        size = _size_of_engine(model, len(mine), usable, (weights or {}).get(model.name))
-        count = model.engines_per_node or len(mine) // size
-        placed += _engines(model, [tuple(mine[i * size : (i + 1) * size]) for i in range(count)])
+        placed += _engines(model, engines_of(model, engine_options(model), mine, known.get(model.name)))
     return tuple(placed)
 
 
@@ -91,9 +90,10 @@ def _refuse_groups(config: Config, models: Sequence[Model]) -> None:
     serving = sum(n.role == "serve" for n in config.nodes)
     for model in models:
         if model.type == "xlarge" and serving > 1:
-            raise StartError(
+            raise GroupError(
                 f"model {model.name} has type xlarge, one engine across nodes: this release runs an engine on one "
-                "node only (groups come with 0.3). Use `type: large` for one engine per node over all its GPUs."
+                "node only (groups come with 0.3). Use `type: large` for one engine per node over all its GPUs.",
+                model.name,
             )
 
 
@@ -110,17 +110,8 @@ def _usable(node: Node, gpus: Sequence[Gpu]) -> list[Gpu]:
     return [known[i] for i in node.gpus]
 
 
-def parallel_size(model: Model) -> int | None:
-    """Return how many GPUs the user's own parallel arguments ask for, None when they say nothing."""
-    words = cli_args(model.args)
-    sizes = [option(words, *names) for names in _PARALLEL]
-    if sizes == [None, None]:
-        return None
-    return math.prod(int(s) if s and s.isdecimal() else 1 for s in sizes)
-
-
 def _gpus_per_engine(model: Model) -> int | None:
-    return model.gpus_per_engine if model.gpus_per_engine is not None else parallel_size(model)
+    return model.gpus_per_engine if model.gpus_per_engine is not None else engine_options(model).gpus
 
 
 def _budgets(models: Sequence[Model], have: int, node: Node) -> dict[str, int]:
@@ -150,32 +141,26 @@ def _budgets(models: Sequence[Model], have: int, node: Node) -> dict[str, int]:
     return fixed | shares
 
 
-def _size_of_engine(model: Model, budget: int, gpus: Sequence[Gpu], weights: int | None) -> int:
-    asked = _gpus_per_engine(model)
-    if asked:
-        return asked
-    if model.engines_per_node:
-        return budget // model.engines_per_node
-    if model.type in ("small", "medium"):
-        return 1
-    if model.type == "auto" and weights is not None:
-        # A chip that shares the machine's memory tells none: vLLM will say whether the model fits.
-        smallest = min((g.total for g in gpus if g.total is not None), default=math.inf)
-        if weights * _MEMORY_FACTOR + _MEMORY_FIXED <= smallest:
-            return 1
-    return budget
+def _without_gpus(model: Model, why: str) -> Engines:
+    return [((), why)] * (model.engines_per_node or 1)
 
 
-def _shared(model: Model, gpus: Sequence[int]) -> list[tuple[int, ...]]:
+def _shared(model: Model, gpus: Sequence[Gpu]) -> Engines:
     """Return the GPUs of each engine of a model that takes no GPU for itself alone: in turn over all of them."""
     size = _gpus_per_engine(model)
     if size == 0:
-        return [()] * (model.engines_per_node or 1)
+        return _without_gpus(model, "gpus_per_engine: 0")
     size = min(size or 1, len(gpus))
     count = model.engines_per_node or len(gpus) // size
-    return [tuple(gpus[(i * size + j) % len(gpus)] for j in range(size)) for i in range(count)]
+    return [
+        (
+            tuple(gpus[(i * size + j) % len(gpus)].index for j in range(size)),
+            "share_gpus: in turn over all GPUs",
+        )
+        for i in range(count)
+    ]
 
 
-def _engines(model: Model, gpus: Sequence[tuple[int, ...]]) -> list[Placement]:
+def _engines(model: Model, engines: Engines) -> list[Placement]:
     slug = re.sub(r"[^A-Za-z0-9._-]+", "-", model.name)
-    return [Placement(f"{slug}-{i}", model, chosen) for i, chosen in enumerate(gpus)]
+    return [Placement(f"{slug}-{i}", model, chosen, why) for i, (chosen, why) in enumerate(engines)]

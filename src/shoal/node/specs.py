@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
 from shoal.config import Config
-from shoal.engine.command import cli_args, option
+from shoal.engine.command import cli_args
 from shoal.engine.spec import EngineSpec, Tls
+from shoal.node.engine_options import engine_options
 from shoal.node.errors import StartError
 from shoal.node.placement import Placement
 
@@ -32,7 +33,7 @@ def engine_spec(placement: Placement, config: Config, listen: str, tls: Tls | No
         kind=model.engine,
         model_path=str(model.path),
         served_name=model.name,
-        args=(*_parallel(placement, args), *args),
+        args=(*_parallel(placement), *args),
         env=dict(model.env),
         gpus=placement.gpus,
         host=listen,
@@ -41,12 +42,14 @@ def engine_spec(placement: Placement, config: Config, listen: str, tls: Tls | No
     )
 
 
-def _parallel(placement: Placement, args: Sequence[str]) -> tuple[str, ...]:
+def _parallel(placement: Placement) -> tuple[str, ...]:
     """Return the argument that spreads an engine over its GPUs, unless the user said how."""
-    chosen = option(args, "--tensor-parallel-size", "-tp", "--pipeline-parallel-size", "-pp")
-    if placement.model.engine != "vllm" or len(placement.gpus) < 2 or chosen is not None:
+    options = engine_options(placement.model)
+    tensor, _ = options.split(len(placement.gpus))
+    chosen = options.tensor is not None or options.stages is not None
+    if placement.model.engine != "vllm" or tensor < 2 or chosen:
         return ()
-    return ("--tensor-parallel-size", str(len(placement.gpus)))
+    return ("--tensor-parallel-size", str(tensor))
 
 
 def require_startable(specs: Iterable[EngineSpec]) -> None:

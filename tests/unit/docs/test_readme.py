@@ -39,8 +39,10 @@ def test_both_languages_show_the_same_commands_and_configurations():
 @pytest.mark.parametrize("readme", READMES)
 def test_every_shoal_command_and_option_shown_exists(readme: str):
     text = (ROOT / readme).read_text()
-    commands = set(re.findall(r"shoal (serve|status|reload|config check|config show|config schema)", text))
-    assert commands == {"serve", "status", "reload", "config check", "config show", "config schema"}
+    commands = set(
+        re.findall(r"shoal (serve|status|plan|reload|config check|config show|config schema)", text)
+    )
+    assert commands == {"serve", "status", "plan", "reload", "config check", "config show", "config schema"}
     help_text = "".join(
         CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": "200"}).output
         for command in commands

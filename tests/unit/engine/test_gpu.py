@@ -26,6 +26,8 @@ class Nvml:
         monkeypatch.setattr(pynvml, "nvmlDeviceGetUUID", lambda handle: f"GPU-{handle}")
         monkeypatch.setattr(pynvml, "nvmlDeviceGetName", lambda handle: b"old" if handle else "new")
         monkeypatch.setattr(pynvml, "nvmlDeviceGetMemoryInfo", self.memory)
+        monkeypatch.setattr(pynvml, "nvmlDeviceGetMemoryBusWidth", self.bus_width)
+        monkeypatch.setattr(pynvml, "nvmlDeviceGetMaxClockInfo", lambda handle, clock: 2619)
 
     def nvmlInit(self) -> None:  # noqa: N802
         self.open += 1
@@ -37,6 +39,11 @@ class Nvml:
         if handle == 1:
             raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
         return SimpleNamespace(total=80 * GIB, free=79 * GIB)
+
+    def bus_width(self, handle: int) -> int:
+        if handle == 1:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+        return 5120
 
 
 def test_the_busiest_of_some_gpus_counts_and_those_that_cannot_be_asked_are_idle(
@@ -57,7 +64,15 @@ def test_the_busiest_of_some_gpus_counts_and_those_that_cannot_be_asked_are_idle
 def test_gpus_are_listed_as_nvml_tells_them(monkeypatch: pytest.MonkeyPatch) -> None:
     nvml = Nvml(monkeypatch)
     assert list_gpus() == (
-        Gpu(index=0, uuid="GPU-0", name="new", total=80 * GIB, free=79 * GIB),
+        # An H100's bus and clock, as NVML tells them: 3.35 TB/s, which is what its data sheet says.
+        Gpu(
+            index=0,
+            uuid="GPU-0",
+            name="new",
+            total=80 * GIB,
+            free=79 * GIB,
+            bandwidth=3_352_320_000_000,
+        ),
         Gpu(index=1, uuid="GPU-1", name="old", total=None, free=None),
     )
     assert nvml.open == 0

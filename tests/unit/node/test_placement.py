@@ -1,9 +1,13 @@
+from collections.abc import Sequence
+
 import pytest
 
 from shoal.engine.gpu import Gpu
-from shoal.node.errors import StartError
+from shoal.node.errors import DoesNotFitError, GroupError, StartError
 from shoal.node.placement import place
+from shoal.node.sizing import Known
 from support.configs import config
+from support.models import profile
 
 GIB = 1024**3
 
@@ -13,10 +17,19 @@ def gpus(count: int, memory: int = 24 * GIB) -> list[Gpu]:
 
 
 def placed(
-    models: str, have: int, node: str = "{host: 127.0.0.1}", **more: int
+    models: str, have: int | Sequence[Gpu], node: str = "{host: 127.0.0.1}", **known: Known
 ) -> dict[str, tuple[int, ...]]:
     c = config(f"nodes: [{node}]\n{models}\n")
-    return {p.id: p.gpus for p in place(c, c.nodes[0], gpus(have), more)}
+    machine = gpus(have) if isinstance(have, int) else have
+    return {p.id: p.gpus for p in place(c, c.nodes[0], machine, known)}
+
+
+def mixed(*memories: int) -> list[Gpu]:
+    """Return GPUs of these sizes in GiB."""
+    return [
+        Gpu(index=i, uuid=f"GPU-{i}", name=f"gpu{m}", total=m * GIB, free=m * GIB)
+        for i, m in enumerate(memories)
+    ]
 
 
 @pytest.mark.parametrize("kind", ["small", "medium", "large", "xlarge", "auto"])
@@ -34,7 +47,86 @@ def test_large_runs_one_engine_over_all_gpus(kind: str):
     assert placed(f"model: {{path: m, type: {kind}}}", 4) == {"m-0": (0, 1, 2, 3)}
 
 
-def test_auto_takes_one_gpu_per_engine_when_one_holds_the_weights():
+LLAMA_8B, LLAMA_70B, QWEN_32B = (profile(n) for n in ("Llama-3.1-8B", "Llama-3.3-70B", "Qwen3-32B"))
+
+
+def test_auto_takes_the_fewest_gpus_that_hold_the_model_with_room_for_requests():
+    assert placed("model: {path: m}", gpus(2, 80 * GIB), m=LLAMA_8B) == {"m-0": (0,), "m-1": (1,)}
+    # Two would hold a request of this length, but hardly more than one.
+    short = "model: {path: m, args: {max_model_len: 8192}}"
+    assert placed(short, gpus(8, 80 * GIB), m=LLAMA_70B) == {"m-0": (0, 1, 2, 3), "m-1": (4, 5, 6, 7)}
+    assert placed(short, gpus(8, 141 * GIB), m=LLAMA_70B)["m-3"] == (6, 7)
+    # Where two is all there is, what is possible is taken.
+    assert placed(short, gpus(2, 80 * GIB), m=LLAMA_70B) == {"m-0": (0, 1)}
+
+
+def test_auto_never_makes_engines_that_vllm_cannot_split():
+    assert placed("model: {path: m}", gpus(6, 24 * GIB), m=QWEN_32B) == {"m-0": (0, 1, 2, 3)}
+
+
+def test_auto_does_not_mix_unequal_gpus_in_an_engine():
+    args = "args: {max_model_len: 16384}"
+    assert placed(f"model: {{path: m, {args}}}", mixed(24, 80, 24, 80), m=QWEN_32B) == {"m-0": (1, 3)}
+    assert placed(f"model: {{path: m, {args}}}", mixed(24, 80, 24), m=LLAMA_8B) == {
+        "m-0": (1,),
+        "m-1": (0,),
+        "m-2": (2,),
+    }
+
+
+def test_auto_leaves_a_model_that_only_vllm_can_size_on_as_many_gpus_as_go():
+    model = "model: {path: m, args: {quantization: fp8}}"
+    assert placed(model, gpus(6, 80 * GIB), m=LLAMA_8B) == {"m-0": (0, 1, 2, 3)}
+
+
+def test_an_engine_over_unequal_gpus_is_refused_with_the_numbers_and_what_works():
+    with pytest.raises(
+        StartError, match=r"0, 1 \(gpu80\) with 85.9 GB, 2, 3 \(gpu24\) with 25.8 GB"
+    ) as raised:
+        placed("model: {path: m, type: large}", mixed(80, 80, 24, 24))
+    assert "`gpus: [0, 1]`" in str(raised.value)
+
+
+def test_a_split_that_does_not_divide_is_refused_with_the_numbers_and_what_works():
+    with pytest.raises(
+        StartError, match="tensor parallel size 6, and its 64 attention heads do not divide"
+    ) as raised:
+        placed("model: {path: m, type: large}", gpus(6, 80 * GIB), m=QWEN_32B)
+    assert "`gpus_per_engine: 4` (tensor parallel 4, 2 of 6 GPUs idle)" in str(raised.value)
+    with pytest.raises(StartError, match="64 layers, fewer than 65"):
+        placed("model: {path: m, args: {pipeline_parallel_size: 65}}", gpus(65, 80 * GIB), m=QWEN_32B)
+    # The simulated engine splits nothing, and a model that nobody could read is vLLM's to judge.
+    assert placed("model: {path: m, engine: sim, type: large}", 6, m=QWEN_32B) == {"m-0": (0, 1, 2, 3, 4, 5)}
+    assert placed("model: {path: m, type: large}", 6) == {"m-0": (0, 1, 2, 3, 4, 5)}
+
+
+def test_weights_that_are_larger_than_the_gpus_are_refused_before_anything_starts():
+    with pytest.raises(
+        DoesNotFitError, match=r"needs 141 GB for its weights alone, the 1 GPU of an engine .* 25.8 GB"
+    ):
+        placed("model: {path: m, type: small}", 1, m=LLAMA_70B)
+    # What vLLM measures is left to vLLM: here no request of the longest length would fit.
+    assert placed("model: {path: m, type: small}", 1, m=LLAMA_8B) == {"m-0": (0,)}
+    # With these, what is loaded is not what the files say.
+    assert placed("model: {path: m, type: small, args: {cpu_offload_gb: 200}}", 1, m=LLAMA_70B) == {
+        "m-0": (0,)
+    }
+
+
+def test_data_parallel_engines_get_a_gpu_for_each_rank():
+    assert placed("model: {path: m, args: {data_parallel_size: 2}}", 4, m=14 * GIB) == {
+        "m-0": (0, 1),
+        "m-1": (2, 3),
+    }
+
+
+def test_every_engine_comes_with_the_reason_for_its_place():
+    c = config("nodes: [{host: 127.0.0.1}]\nmodels: [{path: a, type: small}, {path: b, gpus_per_engine: 2}]")
+    one = "type small: one engine per GPU"
+    assert [p.why for p in place(c, c.nodes[0], gpus(4))] == [one, one, "gpus_per_engine: 2"]
+
+
+def test_of_files_without_a_shape_auto_knows_only_the_size():
     assert placed("model: {path: m}", 2, m=14 * GIB) == {"m-0": (0,), "m-1": (1,)}
     assert placed("model: {path: m}", 2, m=30 * GIB) == {"m-0": (0, 1)}
     assert placed("model: {path: m}", 2) == {"m-0": (0, 1)}
@@ -102,7 +194,7 @@ def test_a_standby_places_the_models_of_the_node_it_takes_over_for_on_its_own_gp
 
 def test_one_engine_across_nodes_is_refused_in_words():
     c = config("nodes: [{host: 127.0.0.1}, {host: 127.0.0.1, port: 8001}]\nmodel: {path: m, type: xlarge}")
-    with pytest.raises(StartError, match="one engine across nodes"):
+    with pytest.raises(GroupError, match="one engine across nodes"):
         place(c, c.nodes[0], [])
 
 

@@ -40,6 +40,13 @@ def test_a_spec_has_the_certificates_it_is_given():
     assert engine_spec(Placement("m-0", c.models[0]), c, "h").tls is None
 
 
+def test_a_data_parallel_engine_is_tensor_parallel_over_what_each_rank_has():
+    moe = one("{path: m, args: {data_parallel_size: 2}}")
+    for gpus, tensor in (((0, 1, 2, 3), ("--tensor-parallel-size", "2")), ((0, 1), ())):
+        spec = engine_spec(Placement("m-0", moe.models[0], gpus), moe, "h")
+        assert spec.args == (*tensor, "--data-parallel-size", "2")
+
+
 def test_a_changed_argument_changes_the_fingerprint():
     def fingerprint(length: int) -> str:
         c = one(f"{{path: m, args: {{max_model_len: {length}}}}}")
