@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import time
-import zlib
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,9 @@ from typing import Any
 import uvloop
 
 from shoal import __version__
-from shoal.cluster.detector import Timers as MembershipTimers
 from shoal.cluster.endpoint import BindError
 from shoal.cluster.identity import IdentityInUse
-from shoal.cluster.membership import Membership, MembershipSettings
+from shoal.cluster.membership import Membership
 from shoal.cluster.pki import Authority
 from shoal.cluster.view import NodeReport, View, Waiting, full_id, gateways_waiting
 from shoal.cluster.wire import Traffic
@@ -38,7 +36,8 @@ from shoal.node.events import Events
 from shoal.node.identity import advertised_address, listen_address, local_nodes
 from shoal.node.keys import NodeKeys
 from shoal.node.lock import sole_owner
-from shoal.node.reconcile import Local, Timers, plan
+from shoal.node.reconcile import Local, plan
+from shoal.node.settings import membership_settings, rule_timers, worker_settings
 from shoal.node.sharing import Sharing
 from shoal.node.signals import Signals
 from shoal.node.slots import Slots
@@ -124,7 +123,7 @@ class _Node:
             self._keys.accounts.rows,
         )
         self._membership = Membership(
-            self._membership_settings(), self._report, self._on_view, self._on_traffic
+            membership_settings(config, node, self._listen), self._report, self._on_view, self._on_traffic
         )
         self._sharing = Sharing(
             self._slots, self._workers.in_flight, self._workers.affinity, self._membership.tell
@@ -143,14 +142,7 @@ class _Node:
     def _make_engines(self) -> Engines:
         config, node = self._config, self._node
         recovery = config.recovery
-        self._timers = Timers(
-            start_timeout=config.engines.start_timeout,
-            restart_delay=recovery.restart_delay,
-            restart_delay_max=recovery.restart_delay_max,
-            healthy_after=recovery.healthy_after,
-            unhealthy_after=3 * config.engines.probe_timeout,
-            stall_timeout=recovery.stall_timeout,
-        )
+        self._timers = rule_timers(config)
         # Nodes of one machine share its cores and memory; the others run about as many engines as this one.
         sharing = self._duty.most_engines * max(1, len(local_nodes(config)))
         return Engines(
@@ -171,55 +163,8 @@ class _Node:
         )
 
     def _worker_settings(self) -> WorkerSettings:
-        gateway, admission = self._config.gateway, self._config.admission
-        return WorkerSettings(
-            index=0,
-            workers=0,
-            node=self._node.name,
-            host=self._listen,
-            port=self._node.port,
-            control_socket=str(self._control_socket),
-            max_body=gateway.max_body,
-            max_header=gateway.max_header,
-            connect_timeout=gateway.connect_timeout,
-            response_timeout=self._config.communication.timeout,
-            idle_timeout=gateway.idle_timeout,
-            header_timeout=gateway.header_timeout,
-            keepalive=gateway.keepalive,
-            max_attempts=gateway.max_attempts,
-            max_connections=gateway.max_connections,
-            resume=self._config.recovery.resume,
-            resume_buffer=self._config.recovery.resume_buffer,
-            max_resumes=self._config.recovery.max_resumes,
-            max_queued=admission.max_queued,
-            max_queued_bytes=admission.max_queued_bytes,
-            max_wait=admission.max_wait,
-            batch_share=admission.batch_share,
-            # Far apart, so that the turns of several nodes' workers do not begin with the same engine.
-            seed=zlib.crc32(self._node.name.encode()) % 1009,
-            allow_override=self._config.routing.allow_override,
-            session_header=self._config.routing.session_header,
-            share_prefixes=True,
-            certificate=gateway.tls.certificate if gateway.tls else None,
-            key=gateway.tls.key if gateway.tls else None,
-            authorities=self._certificates.clients(),
-        )
-
-    def _membership_settings(self) -> MembershipSettings:
-        cluster = self._config.cluster
-        return MembershipSettings(
-            name=self._node.name,
-            bind=self._listen,
-            port=self._node.port,
-            peers=tuple((n.host, n.port) for n in self._config.nodes),
-            cluster=cluster.name,
-            secret=cluster.secret,
-            timers=MembershipTimers(
-                interval=cluster.heartbeat_interval,
-                suspect_after=cluster.suspect_after,
-                confirm_timeout=cluster.confirm_timeout,
-                leave_after=cluster.leave_after,
-            ),
+        return worker_settings(
+            self._config, self._node, self._listen, self._control_socket, self._certificates.clients()
         )
 
     # -- life
