@@ -11,7 +11,7 @@ import sys
 
 import msgspec
 
-from shoal.gateway.counters import create
+from shoal.gateway import affinity, counters
 from shoal.gateway.messages import Credentials, WorkerSettings
 from shoal.node.listening import listening_sockets
 from shoal.node.worker_process import WorkerProcess
@@ -19,6 +19,7 @@ from shoal.routing.table import EngineTarget, ModelRoute, RoutingTable
 
 _HOST = "127.0.0.1"
 _MODEL = "bench"
+_MIB = 1024 * 1024
 
 
 class Given(msgspec.Struct):
@@ -62,9 +63,10 @@ async def serve(given: Given) -> None:
         for i, port in enumerate(given.engines)
     )
     route = ModelRoute(model=_MODEL, policy="least_connections", engines=engines)
-    worker = WorkerProcess(settings, print, print, lambda: sys.exit("the worker has ended"))
+    worker = WorkerProcess(settings, print, print, print, lambda: sys.exit("the worker has ended"))
     (listening,) = listening_sockets(_HOST, given.port, 1)
-    await worker.start(listening, create(1), RoutingTable(version=1, routes={_MODEL: route}))
+    table = RoutingTable(version=1, routes={_MODEL: route})
+    await worker.start(listening, counters.create(1), affinity.create(1, _MIB), table)
     await worker.ended()
 
 
