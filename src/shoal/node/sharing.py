@@ -57,7 +57,9 @@ class Sharing:
         self._heard: dict[str, tuple[float, Traffic]] = {}
         self._others: dict[str, dict[str, int]] = {}  # other members' open requests, as their heartbeats say
         self._news_of_others = False
-        self._instances: dict[int, tuple[str, str]] = {}
+        self._instances: dict[
+            int, tuple[str, str] | None
+        ] = {}  # None: it is away, and may be another one later
         self._excess: dict[int, deque[tuple[float, int]]] = {}
 
     # What this node says.
@@ -157,10 +159,11 @@ class Sharing:
             if slot is None:
                 continue
             if engine.state is not EngineState.READY:
-                if not engine.instance:  # somebody else's: it may be another one when it comes back
-                    self._instances.pop(slot, None)
+                if not engine.instance and slot in self._instances:  # somebody else's
+                    self._instances[slot] = None
                 continue
-            if self._instances.get(slot) != (name, engine.instance):
+            # What others have told of an engine before this node saw it for the first time is true all the same.
+            if self._instances.setdefault(slot, (name, engine.instance)) != (name, engine.instance):
                 self._instances[slot] = name, engine.instance
                 self._affinity.table.forget(column(slot), _clock())
             outside = self._from_outside(slot, engine.running + engine.waiting, now)

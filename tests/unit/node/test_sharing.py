@@ -185,3 +185,15 @@ def test_a_restarted_engine_has_an_empty_cache(clock: Clock) -> None:
     clock.now += 1
     node.sharing.update(view(instance="2"))
     assert node.affinity.table.match((1, 2), bit).blocks(bit) == 0
+
+
+def test_what_is_told_of_an_engine_before_this_node_has_seen_it_is_kept(clock: Clock) -> None:
+    node = Node(ENGINE)
+    bit = column(node.slot())
+    one = Node(ENGINE)
+    one.learned(one.slot(), [1, 2])
+    one.sharing.tick()
+    node.sharing.heard("b:1", one.sent[0])
+    clock.now += 0.2
+    node.sharing.update(view(instance="1"))
+    assert node.affinity.table.match((1, 2), bit).blocks(bit) == 2
