@@ -74,7 +74,7 @@ class Cluster:
             },
             "cluster": {"secret": secrets.token_hex(16)},
             "gateway": {"workers": 1},
-            "engines": {"ports": [28000, 28999]},  # above those that nodes on loopback get
+            "engines": {"ports": [20000, 20999]},  # below those that nodes on loopback get
             # Failures are forgotten between two trials: each one is to be the first.
             "recovery": {
                 "restart_delay": RESTART_DELAY,

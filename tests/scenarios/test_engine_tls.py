@@ -15,6 +15,7 @@ from shoal.cluster.pki import Authority
 from support.cluster import Cluster
 from support.handshakes import RefusedError, asked, with_certificate, without_certificate
 from support.load import Load
+from support.processes import runs
 from support.wait import wait_until
 
 Make = Callable[..., Cluster]
@@ -175,7 +176,7 @@ def test_an_engine_whose_certificates_are_gone_is_ended_and_started_anew(make_cl
     assert any(
         "is not adopted: the certificate that its clients need is gone" in e for e in cluster.events(0)
     )
-    assert not former.is_running()
+    assert not runs(former)
     assert engines(cluster, 0, 0)[0]["authority"] == Authority("shoal", OTHER).fingerprint
     assert cluster.chat(0).status_code == 200
 
