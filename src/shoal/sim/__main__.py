@@ -37,7 +37,13 @@ def make_engine(settings: Settings) -> Engine:
         policy=settings.scheduling_policy,
     )
     metrics = Metrics(settings.served[0], settings.max_model_len, settings.kv_blocks, settings.block_size)
-    return Engine(scheduler, metrics, salt=settings.salt, time_scale=settings.time_scale)
+    return Engine(
+        scheduler,
+        metrics,
+        salt=settings.salt,
+        time_scale=settings.time_scale,
+        stream_interval=settings.stream_interval,
+    )
 
 
 async def serve(settings: Settings, sock: socket.socket) -> None:

@@ -28,6 +28,7 @@ class Engine:
         metrics: where everything is counted.
         salt: makes a deterministic model of its own.
         time_scale: factor on all durations; 0 does everything at once.
+        stream_interval: tokens a stream gathers before it tells of them; the first and the last tell at once.
         clock: seconds, monotonic.
     """
 
@@ -38,6 +39,7 @@ class Engine:
         *,
         salt: str = "",
         time_scale: float = 1.0,
+        stream_interval: int = 1,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.scheduler = scheduler
@@ -50,6 +52,7 @@ class Engine:
         self.dead = False
         self._salt = salt
         self._time_scale = time_scale
+        self._stream_interval = stream_interval
         self._clock = clock
         self._live: dict[Request, Generation] = {}
         self._step: Step | None = None
@@ -243,7 +246,8 @@ class Engine:
         over = generation.finish_reason is not None
         if generation.streaming:
             generation.news.append((token, generation.detokenizer.take(finished=over)))
-            generation.outbox.put(generation)
+            if over or generation.count == 1 or len(generation.news) >= self._stream_interval:
+                generation.outbox.put(generation)
         if over:
             self._finish(generation, now)
 

@@ -28,6 +28,7 @@ class Settings:
     max_num_batched_tokens: int
     max_num_queued_reqs: int | None
     scheduling_policy: str
+    stream_interval: int
     prefix_caching: bool
     block_size: int
     kv_blocks: int
@@ -111,6 +112,7 @@ def _parser() -> argparse.ArgumentParser:
         "--max-num-queued-reqs", type=human_int, default=None, help="open requests; more get 503"
     )
     known.add_argument("--scheduling-policy", choices=("fcfs", "priority"), default="fcfs")
+    known.add_argument("--stream-interval", type=_positive, default=1, help="tokens per event of a stream")
     known.add_argument("--enable-prefix-caching", action=argparse.BooleanOptionalAction, default=True)
     known.add_argument("--block-size", type=_positive, default=16, help="tokens per KV block (default: 16)")
     known.add_argument(
@@ -177,6 +179,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ)
         max_num_batched_tokens=given.max_num_batched_tokens,
         max_num_queued_reqs=given.max_num_queued_reqs,
         scheduling_policy=given.scheduling_policy,
+        stream_interval=given.stream_interval,
         prefix_caching=given.enable_prefix_caching,
         block_size=given.block_size,
         kv_blocks=kv_blocks,

@@ -190,6 +190,8 @@ class Scheduler:
                 budget -= count
         if preempted:
             work = [item for item in work if item[0].state == "running"]
+        for request, count in work:
+            self._publish(request, count)
         started = [] if preempted else self._admit(work, budget)
         if not work:
             return None
@@ -247,6 +249,7 @@ class Scheduler:
                 request.cached = hit
                 self.pool.count_lookup(len(request.tokens), hit)
             self.running.append(request)
+            self._publish(request, count)
             started.append(request)
             work.append((request, count))
             budget -= count
@@ -268,20 +271,26 @@ class Scheduler:
             parent = block_hash(parent, request.tokens[index * size : (index + 1) * size])
             hashes.append(parent)
 
+    def _publish(self, request: Request, count: int) -> None:
+        """Let others find the blocks that are full once `count` more tokens are computed.
+
+        At once, as vLLM's `KVCacheManager.allocate_slots` does: whoever comes later in the same step computes each
+        layer after them.
+        """
+        full = (request.computed + count) // self.pool.block_size
+        if full > request.published:
+            self._hash_full_blocks(request, full)
+            for index in range(request.published, full):
+                self.pool.publish(request.blocks[index], request.hashes[index])
+            request.published = full
+
     def complete(self, step: Step) -> list[Request]:
         """Account for a step that is over; return the requests that have a token to sample now."""
-        size = self.pool.block_size
         ready: list[Request] = []
         for request, count in step.work:
             if request.state != "running":
                 continue  # aborted while the step ran
             request.computed += count
-            full = request.computed // size
-            if full > request.published:
-                self._hash_full_blocks(request, full)
-                for index in range(request.published, full):
-                    self.pool.publish(request.blocks[index], request.hashes[index])
-                request.published = full
             if request.computed == len(request.tokens):
                 ready.append(request)
         return ready

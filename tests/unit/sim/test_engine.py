@@ -16,9 +16,10 @@ from shoal.sim.scheduler import Costs, Scheduler
 PROMPT = text.encode("hello")
 
 
-def make(time_scale: float = 0.0, **more: Any) -> Engine:
+def make(time_scale: float = 0.0, stream_interval: int = 1, **more: Any) -> Engine:
     scheduler = Scheduler(BlockPool(256, 16), Costs(), **more)
-    return Engine(scheduler, Metrics("m", 1000, 256, 16), time_scale=time_scale)
+    metrics = Metrics("m", 1000, 256, 16)
+    return Engine(scheduler, metrics, time_scale=time_scale, stream_interval=stream_interval)
 
 
 def generation(engine: Engine, sampling: Sampling | None = None, **more: Any) -> Generation:
@@ -72,6 +73,20 @@ async def test_a_streamed_answer_comes_token_by_token() -> None:
         ids += new
         pieces += piece
     assert (ids, pieces) == (one.answer, one.detokenizer.text)
+
+
+@asynchronous
+async def test_a_stream_with_an_interval_tells_of_the_first_token_at_once_and_of_the_rest_in_portions() -> (
+    None
+):
+    engine = make(stream_interval=10)
+    one = generation(engine, Sampling(25, ignore_eos=True), streaming=True)
+    engine.submit(one)
+    portions: list[int] = []
+    while one.finish_reason is None or one.news:
+        await one.outbox.take()
+        portions.append(len(one.take()[0]))
+    assert portions == [1, 10, 10, 4]
 
 
 @asynchronous

@@ -116,6 +116,18 @@ def test_a_shared_prefix_is_not_computed_again() -> None:
     assert (scheduler.pool.queries, scheduler.pool.hits) == (26, 12)
 
 
+def test_a_prefix_is_shared_from_the_step_on_that_computes_it() -> None:
+    scheduler = make()
+    prompt = list(range(3, 15))
+    first, second = request("a", [*prompt, 60]), request("b", [*prompt, 61])
+    scheduler.add(first)
+    scheduler.add(second)
+    step = scheduler.schedule()
+    assert step is not None
+    assert step.work == [(first, 13), (second, 1)]
+    assert (second.cached, step.prefill_tokens) == (12, 14)
+
+
 def test_at_least_one_token_of_a_known_prompt_is_computed() -> None:
     scheduler = make()
     for name in "ab":
