@@ -13,6 +13,9 @@ NODES  ?=
 QUICK  ?=
 TARGETS ?=
 DOCS   ?=
+# make bench-routing QUICK=1 takes under 5 minutes; TARGETS=affinity,smg measures those alone; TRACE=file replays
+# another trace (Mooncake's format); DOCS=1 as above.
+TRACE  ?=
 # make chaos QUICK=1 takes about 10 minutes; FAULTS='engine,node p' tries those alone; PEERS=1 other routers too, PEERS=0
 # not (by default in a full run only); SECONDS=600 is how long make soak lasts.
 FAULTS ?=
@@ -29,7 +32,7 @@ QUICK_TESTS = \
 	$(RUN) -m pytest $(WITHOUT_VLLM) -m alone || failed=1;
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup test test-quick bench-gateway bench-tls chaos soak lint format clean
+.PHONY: help demo setup test test-quick bench-gateway bench-tls bench-routing chaos soak lint format clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,6 +66,11 @@ bench-tls: ## what mutual TLS to the engines costs the gateway, next to nginx (Q
 	@$(SETUP) ''
 	@PYTHONPATH=scripts $(RUN) -m benchmarks.gateway.tls $(if $(filter-out 0,$(QUICK)),--quick) \
 		$(if $(filter-out 0,$(DOCS)),--docs)
+
+bench-routing: ## routing policies next to other routers' on real and generated load (QUICK=1: under 5 minutes)
+	@$(SETUP) ''
+	@PYTHONPATH=scripts $(RUN) -m benchmarks.routing $(if $(filter-out 0,$(QUICK)),--quick) \
+		$(if $(TARGETS),--targets '$(TARGETS)') $(if $(TRACE),--trace '$(TRACE)') $(if $(filter-out 0,$(DOCS)),--docs)
 
 chaos: ## break clusters under load and count what clients notice (QUICK=1: 3 trials of each fault, DOCS=1)
 	@$(SETUP) ''
