@@ -24,13 +24,11 @@ MISS: Final = 2
 """What is missing counts so many times: for the request that waits for it, and for those that wait behind it, and whose
 prompts it drives from the cache."""
 
-REQUEST: Final = 512
+REQUEST: Final = 1024
 """Bytes of prompt that an open request counts as."""
 
-WAITING: Final = 512
-"""Bytes that a request counts as in addition while it waits in the engine's own queue: its batch or cache is full.
-
-Little, as that number is up to a probe's interval old, and what was sent and has not begun is counted exactly."""
+WAITING: Final = 4096
+"""Bytes that a request counts as in addition while it waits in the engine's own queue: its batch or cache is full."""
 
 FULL: Final = 950
 """KV cache use, in thousandths, from which on an engine is avoided: what it takes in throws out what others need."""
