@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import dataclasses
 import json
 import signal
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,7 @@ def measure(
     if virtual:
         run.simulate([target.policy for target in some if target.policy is not None])
     else:
-        uvloop.run(run.measure(some))
+        _run(run.measure(some))
     order = {name: number for number, name in enumerate(plan.requests)}
     rows = sorted(run.rows.values(), key=lambda row: (row.gateways, order[row.workload]))
     rows = [row for row in rows if row.samples or row.problems]
@@ -128,6 +129,26 @@ def write(document: dict[str, Any], docs: bool, console: Console) -> bool:
         console.print(f"Written into {DOCUMENT.relative_to(ROOT)} too.")
     ours = [row for row in rows if row.target.startswith("shoal")]
     return all(row.samples and not row.errors for row in ours)
+
+
+def _run(work: Coroutine[Any, Any, None]) -> None:
+    """Run `work` to its end, or until a signal: one that is raised inside a callback of the loop would be lost.
+
+    Raises:
+        KeyboardInterrupt: a signal came; everything that `work` started is ended.
+    """
+
+    async def until_told() -> None:
+        task = asyncio.ensure_future(work)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, task.cancel)
+        await task
+
+    try:
+        uvloop.run(until_told())
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
 
 
 def interrupt(*_: object) -> None:

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import io
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -101,3 +104,18 @@ def test_failed_requests_through_shoal_make_the_command_fail(
     saved = tmp_path / "saved.json"
     saved.write_text(json.dumps(DOCUMENT | {"rows": [row.as_json() for row in failed]}))
     assert main.main(["--show", str(saved)]) == 1
+
+
+def test_a_signal_ends_a_run_and_what_it_started() -> None:
+    ended: list[bool] = []
+
+    async def work() -> None:
+        asyncio.get_running_loop().call_soon(os.kill, os.getpid(), signal.SIGTERM)
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.append(True)
+
+    with pytest.raises(KeyboardInterrupt):
+        main._run(work())
+    assert ended
