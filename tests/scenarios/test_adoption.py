@@ -141,7 +141,8 @@ def test_an_adopted_engine_that_is_no_longer_wanted_is_ended(make_cluster: Make)
     other = {"name": "other", "path": "other", "engine": "sim"}
     cluster.start_node(0, rewritten(cluster, model=other))
     wait_until(lambda: not runs(unwanted), 20, "it is gone")
-    assert any("sim-model-0 stops: it is no longer wanted" in e for e in cluster.events(0))
+    told = "sim-model-0 stops: it is no longer wanted"
+    wait_until(lambda: any(told in e for e in cluster.events(0)), 5, "the event")
     wait_until(lambda: cluster.ready_engines(0) == [f"{cluster.names[0]}/other-0"], 20, "the other is there")
 
 
