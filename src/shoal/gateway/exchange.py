@@ -202,10 +202,8 @@ class Exchange:
         text = head.head
         if not pool.is_control:
             text += pool.engine_line
-            if self._attempts > 1:
-                text += b"\r\nx-shoal-attempts: %d" % self._attempts
-            if self.waited:
-                text += b"\r\nx-shoal-queue-time: %.3f" % self.waited
+            if self._attempts > 1 or self.waited:
+                text += self._remarks()
             if self.gateway.faults.avoided:
                 self.gateway.faults.reachable(pool.target.id)
         framing = head.framing
@@ -257,18 +255,24 @@ class Exchange:
 
     def _changed(self, head: bytes) -> bytes:
         """Return the known head of a response with what this exchange adds to it, empty line included."""
-        head = head[:-2]
+        head = head[:-4]
         pool = self._pool
         assert pool is not None
         if not pool.is_control:
-            if self._attempts > 1:
-                head += b"x-shoal-attempts: %d\r\n" % self._attempts
-            if self.waited:
-                head += b"x-shoal-queue-time: %.3f\r\n" % self.waited
+            head += self._remarks()
             self.gateway.faults.reachable(pool.target.id)
         if not self.client.persists(self.request):
-            head += b"connection: close\r\n"
-        return head + b"\r\n"
+            head += b"\r\nconnection: close"
+        return head + b"\r\n\r\n"
+
+    def _remarks(self) -> bytes:
+        """Return header lines about the request's way to its engine, each behind a line end."""
+        lines = b""
+        if self._attempts > 1:
+            lines += b"\r\nx-shoal-attempts: %d" % self._attempts
+        if self.waited:
+            lines += b"\r\nx-shoal-queue-time: %.3f" % self.waited
+        return lines
 
     def on_upgraded(self, head: ResponseHead, first: bytes) -> None:
         """The engine has changed the protocol: pass bytes on both ways until one side closes."""
