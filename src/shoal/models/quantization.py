@@ -25,8 +25,8 @@ class Quantization(msgspec.Struct, frozen=True):
 def quantization(config: Any) -> Quantization | None:
     """Return what a ``quantization_config`` describes, None where there is none.
 
-    Scales are 16 bits for each group of weights (AWQ, GPTQ with zero points besides), 32 bits for each block of FP8,
-    8 bits for each 32 weights of MXFP4.
+    Scales are 16 bits for each group of weights (with zero points besides in AWQ and GPTQ, and where compressed-tensors
+    says so), 32 bits for each block of FP8, 8 bits for each 32 weights of MXFP4.
     """
     if not isinstance(config, Mapping):
         return None
@@ -55,7 +55,10 @@ def _compressed(method: str, config: Mapping[str, Any]) -> Quantization:
         else ()
     )
     found = next((scheme for scheme in schemes if isinstance(scheme, Mapping)), {})
-    return Quantization(method, _grouped(found.get("num_bits") or 8, found.get("group_size"), zeros=False))
+    return Quantization(
+        method,
+        _grouped(found.get("num_bits") or 8, found.get("group_size"), zeros=found.get("symmetric") is False),
+    )
 
 
 def _grouped(bits: Any, group: Any, *, zeros: bool) -> float:
