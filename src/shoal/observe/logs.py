@@ -6,6 +6,11 @@ import json
 import logging
 import sys
 import time
+from collections import deque
+from typing import Final
+
+KEPT: Final = 2000
+"""Lines of the node process's own log that it keeps in memory, to show them to who asks."""
 
 _COLOURS = {logging.WARNING: "\x1b[33m", logging.ERROR: "\x1b[31m", logging.CRITICAL: "\x1b[31m"}
 
@@ -52,8 +57,39 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(entry, ensure_ascii=False)
 
 
+class Recent(logging.Handler):
+    """Keeps the last lines of the log in memory, each with its number and its time."""
+
+    def __init__(self, formatter: logging.Formatter) -> None:
+        super().__init__()
+        self.setFormatter(formatter)
+        self._lines: deque[tuple[int, float, str]] = deque(maxlen=KEPT)
+        self._count = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a record."""
+        self._count += 1
+        self._lines.append((self._count, record.created, self.format(record)))
+
+    def after(self, number: int, earliest: float = 0.0) -> tuple[list[str], int]:
+        """Return the lines with a greater number, and the greatest there is.
+
+        Args:
+            number: of the last line that is known already, 0 for none. One greater than any is of another process.
+            earliest: seconds since the epoch; what is older is left out.
+        """
+        number = number if number <= self._count else 0
+        lines = [text for n, at, text in list(self._lines) if n > number and at >= earliest]
+        return lines, self._count
+
+
+def recent() -> Recent | None:
+    """Return what keeps this process's log; None where `set_up` was not called."""
+    return next((h for h in logging.getLogger().handlers if isinstance(h, Recent)), None)
+
+
 def set_up(node: str, level: str, style: str) -> None:
-    """Send the log to standard error.
+    """Send the log to standard error, and keep its end.
 
     Args:
         node: name of the node, stands in every line.
@@ -65,7 +101,7 @@ def set_up(node: str, level: str, style: str) -> None:
         JsonFormatter(node) if style == "json" else PlainFormatter(node, colour=sys.stderr.isatty())
     )
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    root.handlers[:] = [handler, Recent(PlainFormatter(node, colour=False))]
     root.setLevel(level.upper())
     # httpx tells of each probe at INFO: once a second and engine, of use to nobody.
     for noisy in ("httpx", "httpcore", "uvicorn", "uvicorn.error", "uvicorn.access"):
