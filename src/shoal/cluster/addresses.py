@@ -88,6 +88,10 @@ class AddressBook:
         """Take note that a member told of another one that we do not know."""
         self._rumours[name] = (address, now)
 
+    def dismiss(self, name: str) -> None:
+        """Drop a contact; where a member's datagrams come from stays known."""
+        self.contacts.pop(name, None)
+
     def forget(self, name: str) -> None:
         """Drop what was learned about a member that no longer is one."""
         self._seen.pop(name, None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shoal.cluster.addresses import format_address
-from shoal.cluster.view import EngineReport, NodeReport, full_id
+from shoal.cluster.view import EngineReport, NodeReport, SeatReport, SeatState, full_id
 
 
 def report_changes(old: NodeReport, new: NodeReport) -> list[str]:
@@ -14,11 +14,19 @@ def report_changes(old: NodeReport, new: NodeReport) -> list[str]:
         sentences.append(
             f"node {name} {'drains: it takes no new work' if new.draining else 'takes work again'}"
         )
+    if old.drained != new.drained:
+        sentences.append(
+            f"node {name} {'is drained: its engines get no new requests' if new.drained else 'takes requests again'}"
+        )
     if old.role != new.role:
         sentences.append(f"node {name} has the role {new.role} now (was {old.role})")
     if old.covers != new.covers:
         sentences += [f"node {name} does not stand in for {old.covers} any more"] if old.covers else []
         sentences += [f"node {name} stands in for {new.covers} now"] if new.covers else []
+    seats = {seat.engine: seat for seat in old.seats}
+    for seat in new.seats:
+        sentences += _seat_changes(name, seats.pop(seat.engine, None), seat)
+    sentences += [f"node {name} has no place in group {gone.group} any more" for gone in seats.values()]
     before = {engine.id: engine for engine in old.engines}
     for engine in new.engines:
         sentences += _engine_changes(full_id(name, engine.id), before.pop(engine.id, None), engine)
@@ -42,6 +50,17 @@ def _engine_changes(name: str, old: EngineReport | None, new: EngineReport) -> l
         return [f"engine {name} serves {', '.join(new.served) or 'nothing'} now"]
     if (old.weight, old.model, old.kind) != (new.weight, new.model, new.kind):
         return [f"engine {name} was reconfigured: {new.kind}, model {new.model}, weight {new.weight:g}"]
+    return []
+
+
+def _seat_changes(name: str, old: SeatReport | None, new: SeatReport) -> list[str]:
+    """Return what happened to a node's part in a group; each of these is something the others may have to act on."""
+    if old is None or old.group != new.group:
+        return [f"node {name} has place {new.rank} in group {new.group}"]
+    if (old.offer, old.token, old.leader) != (new.offer, new.token, new.leader) or old.state is not new.state:
+        ended = new.state in (SeatState.ENDING, SeatState.FREE)
+        reason = f": {new.reason}" if new.reason and ended else ""
+        return [f"node {name} is {new.state} in generation {new.generation} of group {new.group}{reason}"]
     return []
 
 

@@ -182,6 +182,12 @@ class Detector:
         """Add a member that is named in the file: it is never forgotten."""
         self._tracks.setdefault(name, _Track(name, lasting=True)).lasting = True
 
+    def dismiss(self, name: str) -> None:
+        """Let a member be forgotten some time after it died or left: it is no longer one that is to be there."""
+        track = self._tracks.get(name)
+        if track is not None:
+            track.lasting = False
+
     def resume(self, now: float) -> None:
         """Begin to judge at `now`, or begin again after a time without ticks."""
         self._grace = now + self.timers.interval

@@ -9,6 +9,7 @@ import socket
 from collections.abc import Callable
 from typing import Final, Protocol, cast
 
+from shoal.cluster import shared_port
 from shoal.cluster.addresses import Address, format_address, normal
 
 _RECEIVE_BUFFER: Final = 1 << 20
@@ -51,11 +52,17 @@ class Endpoint(asyncio.DatagramProtocol):
         self._received = received
         self._lost = lost
         self._transport: _Transport | None = None
+        self._socket: socket.socket | None = None
         self._closed = asyncio.Event()
 
     @classmethod
     async def open(
-        cls, host: str, port: int, received: Callable[[bytes, Address], None], lost: Callable[[], None]
+        cls,
+        host: str,
+        port: int,
+        received: Callable[[bytes, Address], None],
+        lost: Callable[[], None],
+        quic: socket.socket | None = None,
     ) -> Endpoint:
         """Bind to `host`:`port` and return the endpoint.
 
@@ -64,6 +71,7 @@ class Endpoint(asyncio.DatagramProtocol):
             port: UDP port.
             received: called with each datagram and where it came from.
             lost: called when the socket broke by itself; it is closed then.
+            quic: this node's other socket on the port, see `share`, where an endpoint before this one had it made.
 
         Raises:
             AddressInUse: another process has the port.
@@ -83,9 +91,14 @@ class Endpoint(asyncio.DatagramProtocol):
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
             with contextlib.suppress(OSError):  # a wish: the default only copes with smaller floods
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
-            # Neither SO_REUSEADDR nor SO_REUSEPORT: two nodes on one port would each get some of the datagrams.
+            if quic is not None:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            # Else neither SO_REUSEADDR nor SO_REUSEPORT: two nodes on one port would each get some of the datagrams.
             sock.bind(address)
+            if quic is not None:
+                shared_port.split(sock, quic=0)
             _, endpoint = await loop.create_datagram_endpoint(lambda: cls(family, received, lost), sock=sock)
+            endpoint._socket = sock
         except OSError as error:
             sock.close()
             if error.errno == errno.EADDRINUSE:
@@ -94,6 +107,19 @@ class Endpoint(asyncio.DatagramProtocol):
                 ) from error
             raise BindError(f"cannot listen on {where}: {error.strerror or error}") from error
         return endpoint
+
+    def share(self) -> socket.socket:
+        """Return a second socket on the port, which gets QUIC's datagrams from now on; see `shoal.cluster.shared_port`.
+
+        Raises:
+            BindError: there cannot be one.
+        """
+        if self._socket is None or self._transport is None:
+            raise BindError("the socket for heartbeats is closed")
+        try:
+            return shared_port.beside(self._socket)
+        except OSError as error:
+            raise BindError(f"the UDP port cannot be shared with QUIC: {error.strerror or error}") from error
 
     def send(self, datagram: bytes, address: Address) -> None:
         """Send a datagram, or drop it: datagrams may get lost anyway, and a backlog would only make them late."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable
@@ -106,6 +107,7 @@ class Membership:
         self._counters: Counter[str] = Counter()
         self._sequence = 0
         self._endpoint: Endpoint | None = None
+        self._quic: socket.socket | None = None
         self._own_report: NodeReport | None = None
         self._news: list[str] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -177,6 +179,8 @@ class Membership:
             self._resolver.close()
         if self._endpoint is not None:
             await self._endpoint.close()
+        if self._quic is not None:
+            self._quic.close()
 
     # -- use ---------------------------------------------------------------------------------------------------
 
@@ -203,6 +207,29 @@ class Membership:
         if self._resolver is not None:
             self._resolver.add(contact)
             self._greet(contact)
+
+    def expect(self, host: str, port: int) -> None:
+        """Count a node as a member from now on, heard or not, and talk to it."""
+        if f"{host}:{port}" != self.settings.name:
+            contact = self._roster.expect(host, port)
+            if self._resolver is not None:
+                self._resolver.add(contact)
+                self._greet(contact)
+
+    def dismiss(self, name: str) -> None:
+        """Count a node as a member only for as long as it is heard, and `Timers.leave_after` longer."""
+        self._roster.dismiss(name)
+
+    def quic_socket(self) -> socket.socket:
+        """Return the node's socket for QUIC, which shares the port; it stays this object's. After `start`.
+
+        Raises:
+            BindError: there cannot be one.
+        """
+        if self._quic is None:
+            assert self._endpoint is not None
+            self._quic = self._endpoint.share()
+        return self._quic
 
     def announce(self) -> None:
         """Send a heartbeat now, not in half a second: this node's report has changed in a way that matters."""
@@ -372,7 +399,7 @@ class Membership:
         while True:
             try:
                 self._endpoint = await Endpoint.open(
-                    self.settings.bind, self.settings.port, self._received, self._lost
+                    self.settings.bind, self.settings.port, self._received, self._lost, self._quic
                 )
                 return
             except BindError as error:

@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from shoal.cluster.addresses import Address, AddressBook, format_address, is_loopback
+from shoal.cluster.addresses import Address, AddressBook, Contact, format_address, is_loopback
 from shoal.cluster.changes import disagreements, report_changes
 from shoal.cluster.detector import Change, Detector, Forget, Inquire, Notice, Output, Timers
 from shoal.cluster.identity import IdentityCheck
@@ -86,10 +86,20 @@ class Roster:
         self._asking: dict[str, set[Address]] = {}
         self._throttle = Throttle()
         for host, port in peers:
-            if (name := f"{host}:{port}") != me:
-                self.book.add(host, port)
-                self.detector.expect(name)
-                self._records[name] = _Record()
+            if f"{host}:{port}" != me:
+                self.expect(host, port)
+
+    def expect(self, host: str, port: int) -> Contact:
+        """Count a node as a member from now on, heard or not."""
+        name = f"{host}:{port}"
+        self.detector.expect(name)
+        self._records.setdefault(name, _Record())
+        return self.book.add(host, port)
+
+    def dismiss(self, name: str) -> None:
+        """Count a node as a member only for as long as it is heard, and some time after."""
+        self.detector.dismiss(name)
+        self.book.dismiss(name)
 
     def join(self, now: float) -> None:
         """Begin to take part: answer others, greet them, judge them."""

@@ -34,7 +34,8 @@ MAX_DATAGRAM: Final = 60_000
 _FINGERPRINT = slice(1, 9)
 _MAC = slice(9, 41)
 _HEADER_SIZE: Final = 41
-_NO_SECRET: Final = "shoal cluster on loopback, without a secret"
+NO_SECRET: Final = "shoal cluster on loopback, without a secret"
+"""Stands for the secret where there is none."""
 
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
@@ -135,7 +136,7 @@ class Message(msgspec.Struct, frozen=True):
 
 def derive_key(secret: str | None, purpose: str) -> bytes:
     """Return a 32-byte key for one purpose, by HKDF-SHA256 (RFC 5869) from the cluster secret or a constant."""
-    extracted = hmac.digest(b"shoal", (secret if secret is not None else _NO_SECRET).encode(), "sha256")
+    extracted = hmac.digest(b"shoal", (secret if secret is not None else NO_SECRET).encode(), "sha256")
     return hmac.digest(extracted, purpose.encode() + b"\x01", "sha256")
 
 
@@ -144,7 +145,8 @@ class Codec:
 
     def __init__(self, cluster: str, secret: str | None) -> None:
         """Take the cluster's name and its secret, None for a cluster on loopback."""
-        self._key = derive_key(secret, "heartbeat")
+        # Copied for each datagram: to begin with the key takes OpenSSL 3 three times as long as all the rest.
+        self._keyed = hmac.new(derive_key(secret, "heartbeat"), digestmod="sha256")
         self._start = bytes([VERSION]) + hashlib.sha256(cluster.encode()).digest()[:8]
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder = msgspec.msgpack.Decoder(Message)
@@ -195,7 +197,9 @@ class Codec:
         return message
 
     def _mac(self, start: bytes, body: bytes) -> bytes:
-        return hmac.digest(self._key, start + body, "sha256")
+        mac = self._keyed.copy()
+        mac.update(start + body)
+        return mac.digest()
 
 
 def _without_details(message: Message, report: NodeReport) -> Message:

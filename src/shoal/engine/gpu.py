@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+import ctypes
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import msgspec
-import pynvml
 
 
 class Gpu(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,16 +35,26 @@ def list_gpus() -> tuple[Gpu, ...]:
 
     The first call may take seconds while the driver wakes the GPUs: call it in a thread.
     """
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return ()
-    try:
-        return tuple(_gpu(index) for index in range(pynvml.nvmlDeviceGetCount()))
-    except pynvml.NVMLError:
-        return ()
-    finally:
-        pynvml.nvmlShutdown()
+    with _nvml() as nvml:
+        if nvml is None:
+            return ()
+        try:
+            return tuple(_gpu(nvml, index) for index in range(nvml.nvmlDeviceGetCount()))
+        except nvml.NVMLError:
+            return ()
+
+
+def driver_versions() -> dict[str, str]:
+    """Return the versions of NVIDIA's ``driver`` and of the ``cuda`` it is for, "" without one."""
+    with _nvml() as nvml:
+        if nvml is None:
+            return {"driver": "", "cuda": ""}
+        try:
+            cuda = int(nvml.nvmlSystemGetCudaDriverVersion())
+            driver = _text(nvml.nvmlSystemGetDriverVersion())
+        except nvml.NVMLError:
+            return {"driver": "", "cuda": ""}
+    return {"driver": driver, "cuda": f"{cuda // 1000}.{cuda % 1000 // 10}"}
 
 
 def visible(gpus: Sequence[Gpu], cuda_visible_devices: str | None) -> tuple[Gpu, ...]:
@@ -75,44 +86,129 @@ def utilization(indices: Iterable[int]) -> float:
     0 for those that NVML cannot ask. Takes milliseconds: call it in a thread.
     """
     busiest = 0
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return 0.0
-    try:
-        for index in indices:
-            with contextlib.suppress(pynvml.NVMLError):
-                rates = pynvml.nvmlDeviceGetUtilizationRates(pynvml.nvmlDeviceGetHandleByIndex(index))
+    with _nvml() as nvml:
+        for index in indices if nvml is not None else ():
+            with contextlib.suppress(nvml.NVMLError):
+                rates = nvml.nvmlDeviceGetUtilizationRates(nvml.nvmlDeviceGetHandleByIndex(index))
                 busiest = max(busiest, int(rates.gpu))
-    finally:
-        pynvml.nvmlShutdown()
     return busiest / 100
 
 
-def _gpu(index: int) -> Gpu:
-    handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-    total = free = None
+def compute_capability(indices: Iterable[int]) -> tuple[int, int] | None:
+    """Return the lowest CUDA compute capability of some GPUs, such as (9, 0); None where it cannot be told."""
+    found: list[tuple[int, int]] = []
+    with _nvml() as nvml:
+        for index in indices if nvml is not None else ():
+            with contextlib.suppress(nvml.NVMLError):
+                handle = nvml.nvmlDeviceGetHandleByIndex(index)
+                major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
+                found.append((int(major), int(minor)))
+    return min(found, default=None)
+
+
+class GpuUse(msgspec.Struct, frozen=True, kw_only=True):
+    """What a GPU does now; None for what it does not tell.
+
+    Attributes:
+        index: NVML's index.
+        name: of the product.
+        utilization: share of the last moment in which it computed, 0 to 1.
+        total: memory in bytes.
+        used: memory in use, bytes.
+        temperature: degrees Celsius.
+        power: watts.
+    """
+
+    index: int
+    name: str
+    utilization: float | None = None
+    total: int | None = None
+    used: int | None = None
+    temperature: float | None = None
+    power: float | None = None
+
+
+def usage() -> tuple[GpuUse, ...]:
+    """Return what all GPUs of the machine do now; none without NVIDIA's driver. Takes milliseconds."""
+    with _nvml() as nvml:
+        if nvml is None:
+            return ()
+        try:
+            return tuple(_use(nvml, index) for index in range(nvml.nvmlDeviceGetCount()))
+        except nvml.NVMLError:
+            return ()
+
+
+@contextlib.contextmanager
+def _nvml() -> Iterator[Any]:
+    """Yield NVML's bindings, ready for questions; None without NVIDIA's driver.
+
+    They are imported only beside the driver's library: that takes a twentieth of a node's start.
+    """
     try:
-        memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-        total, free = int(memory.total), int(memory.free)
-    except pynvml.NVMLError_NotSupported:
-        pass  # Grace and Jetson: the memory is the machine's
-    return Gpu(
+        ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError:
+        yield None
+        return
+    import pynvml  # noqa: PLC0415
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        yield None
+        return
+    try:
+        yield pynvml
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _use(nvml: Any, index: int) -> GpuUse:
+    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+
+    def told(question: Callable[[], Any]) -> Any:
+        with contextlib.suppress(nvml.NVMLError):
+            return question()
+        return None
+
+    memory = told(lambda: nvml.nvmlDeviceGetMemoryInfo(handle))
+    rates = told(lambda: nvml.nvmlDeviceGetUtilizationRates(handle))
+    power = told(lambda: nvml.nvmlDeviceGetPowerUsage(handle))
+    return GpuUse(
         index=index,
-        uuid=_text(pynvml.nvmlDeviceGetUUID(handle)),
-        name=_text(pynvml.nvmlDeviceGetName(handle)),
-        total=total,
-        free=free,
-        bandwidth=_bandwidth(handle),
+        name=_text(nvml.nvmlDeviceGetName(handle)),
+        utilization=None if rates is None else rates.gpu / 100,
+        total=None if memory is None else int(memory.total),
+        used=None if memory is None else int(memory.used),
+        temperature=told(lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
+        power=None if power is None else power / 1000,
     )
 
 
-def _bandwidth(handle: object) -> int | None:
+def _gpu(nvml: Any, index: int) -> Gpu:
+    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+    total = free = None
+    try:
+        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+        total, free = int(memory.total), int(memory.free)
+    except nvml.NVMLError_NotSupported:
+        pass  # Grace and Jetson: the memory is the machine's
+    return Gpu(
+        index=index,
+        uuid=_text(nvml.nvmlDeviceGetUUID(handle)),
+        name=_text(nvml.nvmlDeviceGetName(handle)),
+        total=total,
+        free=free,
+        bandwidth=_bandwidth(nvml, handle),
+    )
+
+
+def _bandwidth(nvml: Any, handle: object) -> int | None:
     """Return what the data sheet tells in bytes per second: bus width x highest memory clock x 2 (double data rate)."""
     try:
-        bits = int(pynvml.nvmlDeviceGetMemoryBusWidth(handle))
-        mhz = int(pynvml.nvmlDeviceGetMaxClockInfo(handle, pynvml.NVML_CLOCK_MEM))
-    except pynvml.NVMLError:
+        bits = int(nvml.nvmlDeviceGetMemoryBusWidth(handle))
+        mhz = int(nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_MEM))
+    except nvml.NVMLError:
         return None
     return bits // 8 * mhz * 1_000_000 * 2 or None
 

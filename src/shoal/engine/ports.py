@@ -4,8 +4,9 @@ An engine takes ten seconds and more from its start to its ``bind``, and several
 same range. So the port is held by a socket of the node process meanwhile: bound, never listening, and bound *without*
 SO_REUSEADDR, which fails whenever anybody else holds or uses the port, connections in TIME_WAIT included. Only then the
 option is set, and that lets exactly the sockets through that set it too, as servers do before they bind: vLLM
-(``create_server_socket``), uvicorn, asyncio. Two holders keep each other out, an engine gets in. The kernel ends the
-reservation with the process that holds it.
+(``create_server_socket``), uvicorn, asyncio. Some set SO_REUSEPORT in its place (cpp-httplib, so llama.cpp), hence both
+are set. Two holders keep each other out, an engine gets in. The kernel ends the reservation with the process that holds
+it.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ def hold(host: str, port: int) -> Reservation | None:
             return None
         raise
     holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     return Reservation(host, port, holder)
 
 

@@ -25,16 +25,52 @@ class Tls(msgspec.Struct, frozen=True, kw_only=True):
     key: str
 
 
+class Part(msgspec.Struct, frozen=True, kw_only=True):
+    """The part of an engine that spans nodes which one of them runs.
+
+    Attributes:
+        group: the engine's name in the cluster.
+        generation: number of this start of it, the same on all nodes.
+        nodes: names of the nodes by rank.
+        rank: which of them this is: vLLM's node rank. The first answers requests, the others none.
+        host: numeric address of the first where the processes meet.
+        port: TCP port there.
+        rpc_port: TCP port there for data parallel ranks; 0 where there are none.
+        tokens: what the nodes joined with, by rank; see `shoal.cluster.group`.
+        address: numeric address of this node for the processes of the others.
+        interface: network interface that has it, "" if that is not known.
+        executor: what starts the processes, see `shoal.engine.executors`.
+    """
+
+    group: str
+    generation: int
+    nodes: tuple[str, ...]
+    rank: int
+    host: str
+    port: int
+    rpc_port: int = 0
+    tokens: tuple[int, ...] = ()
+    address: str = "127.0.0.1"
+    interface: str = ""
+    executor: str = "mp"
+
+    @property
+    def follows(self) -> bool:
+        """Whether this is not the part that answers requests."""
+        return self.rank > 0
+
+
 class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
     """One engine, resolved: nothing is left to look up in a configuration.
 
     Attributes:
         id: unique on its node, such as ``smollm2-0``.
         model: the model's name in the configuration.
-        kind: ``vllm``, or ``sim`` for the simulated engine.
+        kind: ``vllm``, ``sim`` for the simulated engine, or ``command`` for any other program.
         model_path: directory or hub id of the model.
         served_name: id the engine answers to under ``/v1/models``.
-        args: further arguments of the engine, in the form of a command line (see `command.cli_args`).
+        args: further arguments of the engine, in the form of a command line (see `command.cli_args`); of ``command``
+            all of it, with the places of `shoal.config.engine_command` still open.
         env: variables the user set for the engine; they win over everything else.
         gpus: NVML indices of its GPUs; ``()`` means it runs on the CPU; None leaves ``CUDA_VISIBLE_DEVICES`` alone.
         host: numeric address it listens on.
@@ -42,11 +78,13 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
         python: interpreter vLLM is installed in.
         tls: how it speaks TLS, None if it does not. Names files, not their contents: an engine goes on when its node's
             certificate is written anew.
+        part: which part of an engine across nodes this is, None for a whole one.
+        health: path that answers 200 when it is ready.
     """
 
     id: str
     model: str
-    kind: Literal["vllm", "sim"]
+    kind: Literal["vllm", "sim", "command"]
     model_path: str
     served_name: str
     args: tuple[str, ...] = ()
@@ -56,13 +94,16 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
     port: int = 0
     python: str = sys.executable
     tls: Tls | None = None
+    part: Part | None = None
+    health: str = "/health"
 
     def parts(self) -> dict[str, str]:
-        """Return a short digest of every part that cannot change without a restart: all but `id` and `port`.
+        """Return a short digest of every part that cannot change without a restart: all but `id`, `port` and `part`.
 
+        The last changes with each generation, which is told by its number.
         Digests, and not the values, because this goes to disk and arguments and variables may hold secrets.
         """
-        fields = (name for name in self.__struct_fields__ if name not in {"id", "port"})
+        fields = (name for name in self.__struct_fields__ if name not in {"id", "port", "part"})
         return {name: _digest(getattr(self, name)) for name in fields}
 
     def fingerprint(self) -> str:

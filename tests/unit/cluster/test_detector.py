@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from shoal.cluster.detector import Change, Detector, Forget, Inquire, Notice, Output, Timers
 from shoal.cluster.view import MemberState
+from support.thorough import tries
 
 ALIVE, SUSPECT, DEAD = MemberState.ALIVE, MemberState.SUSPECT, MemberState.DEAD
 DEFAULTS = Timers()
@@ -206,7 +207,7 @@ def test_late_ticks_only_do_not_keep_a_dead_member_alive() -> None:
         assert now < 4
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=tries(200), deadline=None)
 @given(
     st.lists(
         st.tuples(

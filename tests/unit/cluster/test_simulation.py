@@ -16,6 +16,7 @@ from shoal.cluster.detector import Timers
 from shoal.cluster.roster import Connect, Effect, Roster, Send, SendHeartbeat, Tell
 from shoal.cluster.view import MemberState, NodeReport
 from shoal.cluster.wire import Goodbye, Message, Payload
+from support.thorough import tries
 
 TIMERS = Timers()
 ALIVE, SUSPECT, DEAD, LEFT = MemberState.ALIVE, MemberState.SUSPECT, MemberState.DEAD, MemberState.LEFT
@@ -319,7 +320,7 @@ def test_a_paused_node_blames_nobody_when_it_wakes() -> None:
     assert all(sim.nodes[i].state(1) is ALIVE for i in (2, 3, 4))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=tries(30), deadline=None)
 @given(seed=st.integers(0, 2**32), pauses=st.lists(st.floats(0.05, 1.2), min_size=1, max_size=5))
 def test_short_pauses_of_a_node_never_make_it_declare_a_living_one_dead(
     seed: int, pauses: list[float]

@@ -28,6 +28,7 @@ from shoal.cluster.wire import (
     WrongVersion,
     derive_key,
 )
+from support.thorough import tries
 
 SECRET = "a secret of more than sixteen characters"
 CODEC = Codec("shoal", SECRET)
@@ -89,7 +90,7 @@ def test_any_bytes_give_a_typed_error_and_nothing_else(garbage: bytes) -> None:
 
 
 @given(body=st.binary(min_size=1, max_size=200))
-@settings(max_examples=300)
+@settings(max_examples=tries(300))
 def test_any_authentic_body_is_a_message_or_malformed(body: bytes) -> None:
     start = CODEC.encode(message())[:9]
     datagram = start + CODEC._mac(start, body) + body

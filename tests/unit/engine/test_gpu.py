@@ -1,11 +1,21 @@
 from __future__ import annotations
 
+import ctypes
 from types import SimpleNamespace
 
 import pynvml
 import pytest
 
-from shoal.engine.gpu import Gpu, list_gpus, utilization, visible
+from shoal.engine.gpu import (
+    Gpu,
+    GpuUse,
+    compute_capability,
+    driver_versions,
+    list_gpus,
+    usage,
+    utilization,
+    visible,
+)
 
 GIB = 1024**3
 GPUS = tuple(
@@ -14,11 +24,17 @@ GPUS = tuple(
 )
 
 
+def library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the driver's library be there."""
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: None)
+
+
 class Nvml:
     """NVML of a machine with two GPUs, the second of which shares the machine's memory."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.open = 0
+        library(monkeypatch)
         for name in ("nvmlInit", "nvmlShutdown"):
             monkeypatch.setattr(pynvml, name, getattr(self, name))
         monkeypatch.setattr(pynvml, "nvmlDeviceGetCount", lambda: 2)
@@ -38,7 +54,7 @@ class Nvml:
     def memory(self, handle: int) -> SimpleNamespace:
         if handle == 1:
             raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
-        return SimpleNamespace(total=80 * GIB, free=79 * GIB)
+        return SimpleNamespace(total=80 * GIB, free=79 * GIB, used=GIB)
 
     def bus_width(self, handle: int) -> int:
         if handle == 1:
@@ -58,6 +74,53 @@ def test_the_busiest_of_some_gpus_counts_and_those_that_cannot_be_asked_are_idle
 
     monkeypatch.setattr(pynvml, "nvmlDeviceGetUtilizationRates", rates)
     assert [utilization(which) for which in ((0,), (0, 1, 2), (2,), ())] == [0.05, 0.8, 0.0, 0.0]
+    assert nvml.open == 0
+
+
+def test_what_gpus_do_now_is_told_as_far_as_they_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml = Nvml(monkeypatch)
+
+    def only_first(value: object):
+        def told(handle: int, *_: object) -> object:
+            if handle == 1:
+                raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+            return value
+
+        return told
+
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetUtilizationRates", only_first(SimpleNamespace(gpu=25)))
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetTemperature", only_first(41))
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetPowerUsage", only_first(123_456))
+    assert usage() == (
+        GpuUse(
+            index=0, name="new", utilization=0.25, total=80 * GIB, used=GIB, temperature=41, power=123.456
+        ),
+        GpuUse(index=1, name="old"),
+    )
+    assert nvml.open == 0
+
+
+def test_the_driver_tells_its_version_and_cudas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: (_ for _ in ()).throw(OSError("not there")))
+    assert driver_versions() == {"driver": "", "cuda": ""}
+    monkeypatch.undo()
+    Nvml(monkeypatch)
+    monkeypatch.setattr(pynvml, "nvmlSystemGetCudaDriverVersion", lambda: 12080)
+    monkeypatch.setattr(pynvml, "nvmlSystemGetDriverVersion", lambda: b"570.86.15")
+    assert driver_versions() == {"driver": "570.86.15", "cuda": "12.8"}
+
+
+def test_the_lowest_capability_of_some_gpus_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml = Nvml(monkeypatch)
+
+    def capability(handle: int) -> tuple[int, int]:
+        if handle == 2:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+        return ((9, 0), (8, 9))[handle]
+
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetCudaComputeCapability", capability)
+    found = [compute_capability(which) for which in ((0,), (0, 1, 2), (2,), ())]
+    assert found == [(9, 0), (8, 9), None, None]
     assert nvml.open == 0
 
 
@@ -90,11 +153,22 @@ def test_a_driver_that_fails_on_the_way_means_no_gpus(monkeypatch: pytest.Monkey
 
 
 def test_a_machine_without_a_driver_has_no_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing() -> None:
-        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+    def missing(name: str) -> None:
+        raise OSError(f"{name}: cannot open shared object file")
 
+    monkeypatch.setattr(ctypes, "CDLL", missing)
+    assert list_gpus() == ()
+    assert utilization((0,)) == 0
+
+
+def test_a_library_without_its_driver_has_no_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
+
+    library(monkeypatch)
     monkeypatch.setattr(pynvml, "nvmlInit", missing)
     assert list_gpus() == ()
+    assert utilization((0,)) == 0
 
 
 @pytest.mark.parametrize(

@@ -45,8 +45,27 @@ def test_breakdowns_are_not_taken_for_totals() -> None:
     assert parse(text).waiting == 1
 
 
-def test_other_text_is_an_idle_engine() -> None:
-    assert parse("<html>\nvllm:oops\nvllm:num_requests_running x\n") == Load()
+def test_other_text_is_an_idle_engine_that_counts_nothing() -> None:
+    assert parse("<html>\nvllm:oops\nvllm:num_requests_running x\n") == Load(counted=False)
+
+
+def test_other_programs_count_in_their_own_names() -> None:
+    sglang = parse(
+        'sglang:num_running_reqs{model_name="m"} 3.0\nsglang:num_queue_reqs{model_name="m"} 1.0\n'
+        'sglang:token_usage{model_name="m"} 0.25\nsglang:generation_tokens_total{model_name="m"} 9.0\n'
+        'sglang:inter_token_latency_seconds_bucket{le="1"} 7.0\nsglang:inter_token_latency_seconds_count 8.0\n'
+    )
+    assert sglang == Load(running=3, waiting=1, kv_usage=0.25, generated_tokens=9, steps=8)
+    llama = parse(
+        "llamacpp:requests_processing 2\nllamacpp:requests_deferred 1\nllamacpp:n_decode_total 40\n"
+        "llamacpp:prompt_tokens_total 5\nllamacpp:tokens_predicted_total 6\n"
+    )
+    assert llama == Load(running=2, waiting=1, prompt_tokens=5, generated_tokens=6, steps=40)
+    tgi = parse(
+        'tgi_queue_size 1\ntgi_batch_current_size 2\ntgi_batch_inference_success{method="prefill"} 3\n'
+        'tgi_batch_inference_success{method="decode"} 4\ntgi_request_generated_tokens_sum 12.0\n'
+    )
+    assert tgi == Load(running=2, waiting=1, generated_tokens=12, steps=7)
 
 
 def test_progress_changes_with_tokens_and_with_a_filling_cache() -> None:

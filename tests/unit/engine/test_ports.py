@@ -52,6 +52,17 @@ def test_a_server_listens_on_the_reserved_port_and_listens_again_after_it_was_us
             second.accept()[0].close()
 
 
+def test_a_server_that_sets_the_other_option_for_reuse_listens_too() -> None:
+    port = free_ports(1)[0]
+    reservation = hold("127.0.0.1", port)
+    assert reservation is not None
+    with reservation, socket.socket() as sock:  # as llama.cpp does
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind(("127.0.0.1", port))
+        sock.listen()
+        assert hold("127.0.0.1", port) is None
+
+
 def test_two_processes_never_hold_the_same_port() -> None:
     port = free_ports(1)[0]
     with subprocess.Popen(

@@ -209,3 +209,73 @@ def test_no_proxy_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:1")
     with serving(health=(200, b"")) as server:
         ask(server.url, Probe.health)
+
+
+def test_any_program_may_lack_what_vllm_has_and_have_its_own_health() -> None:
+    answers = {
+        "ready": (200, b""),
+        "v1__completions": (422, {"error": "no"}),
+        "v1__chat__completions": COMPLETION,
+    }
+    with serving(**answers) as server:
+
+        async def questions(probe: Probe) -> None:
+            assert await probe.health() < 5
+            assert await probe.models() == ()
+            assert not (await probe.load()).counted
+            assert await probe.canary() == "/v1/chat/completions"
+
+        ask(server.url, questions, health="/ready", any_program=True)
+    with serving(ready=(200, b"")) as server:
+        assert ask(server.url, lambda p: p.canary(), health="/ready", any_program=True) == "/ready"
+        with pytest.raises(ProbeError):
+            ask(server.url, lambda p: p.load(), health="/ready")
+
+
+def test_any_program_that_fails_has_failed() -> None:
+    with serving(metrics=(500, {}), v1__completions=(500, {"error": "out of memory"})) as server:
+        for question in (lambda p: p.load(), lambda p: p.canary(), lambda p: p.health()):
+            with pytest.raises(ProbeError):
+                ask(server.url, question, any_program=True)
+
+
+def counted(keeps: bool, closes: bool = False) -> tuple[int, list[str]]:
+    """Return the connections that a look at an engine takes, and what is asked.
+
+    Args:
+        keeps: the server says that it keeps connections.
+        closes: it closes them all the same.
+    """
+    asked: list[str] = []
+    connections = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        while head := await reader.read(10_000):
+            asked.append(head.split()[1].decode())
+            version = b"1.1" if keeps else b"1.0"
+            writer.write(b"HTTP/" + version + b" 200 OK\r\ncontent-length: 0\r\n\r\n")
+            if closes or not keeps:
+                break
+        writer.close()
+
+    async def run() -> None:
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+            host, port = server.sockets[0].getsockname()[:2]
+            async with Probe(f"http://{host}:{port}", "m") as probe:
+                for _ in range(2):
+                    await probe.health(more=True)
+                    if closes:
+                        await asyncio.sleep(0)
+                    await probe.load()
+
+    asyncio.run(run())
+    return connections, asked
+
+
+def test_each_look_takes_one_new_connection() -> None:
+    questions = ["/health", "/metrics"] * 2
+    assert counted(keeps=True) == (2, questions)
+    assert counted(keeps=False) == (4, questions)
+    assert counted(keeps=True, closes=True) == (4, questions)
