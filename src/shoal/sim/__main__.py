@@ -16,16 +16,19 @@ from shoal.sim.engine import Engine
 from shoal.sim.family import Family
 from shoal.sim.faults import FaultBoard
 from shoal.sim.generate import Generator
+from shoal.sim.group import Follower, GroupError, Leader
 from shoal.sim.listener import CannotListenError, Listener, bind
 from shoal.sim.loading import load, log
 from shoal.sim.metrics import Metrics
 from shoal.sim.openai import Service
 from shoal.sim.options import Settings, parse
+from shoal.sim.place import Place
+from shoal.sim.ray_workers import RayWorkers
 from shoal.sim.scheduler import Costs, Scheduler
 from shoal.sim.server import App
 
 
-def make_engine(settings: Settings) -> Engine:
+def make_engine(settings: Settings, leader: Leader | None = None) -> Engine:
     """Build the engine that `settings` describe."""
     pool = BlockPool(settings.kv_blocks, settings.block_size, prefix_caching=settings.prefix_caching)
     costs = Costs(settings.prefill_us_per_token, settings.decode_ms, settings.decode_us_per_seq)
@@ -43,12 +46,16 @@ def make_engine(settings: Settings) -> Engine:
         salt=settings.salt,
         time_scale=settings.time_scale,
         stream_interval=settings.stream_interval,
+        lockstep=leader,
     )
 
 
 async def serve(settings: Settings, sock: socket.socket) -> None:
     """Load, listen and answer until a signal says stop."""
-    engine = make_engine(settings)
+    spread = RayWorkers(settings.ray) if settings.ray is not None else None
+    place = spread.place if spread is not None else settings.place
+    leader = Leader(place) if place is not None else None
+    engine = make_engine(settings, leader)
     board = FaultBoard()
     listener = Listener(
         sock,
@@ -69,6 +76,7 @@ async def serve(settings: Settings, sock: socket.socket) -> None:
         board=board,
         control=control,
         family=family,
+        leader=leader,
         api_keys=settings.api_keys,
         embedding_size=settings.embedding_size,
         cached_tokens=settings.cached_tokens,
@@ -84,16 +92,18 @@ async def serve(settings: Settings, sock: socket.socket) -> None:
 
     # The way out of a fault that closed the port to everybody.
     loop.add_signal_handler(signal.SIGUSR1, calm_down)
-    this = asyncio.current_task()
-    assert this is not None
-    for number in (signal.SIGTERM, signal.SIGINT):  # until the listener takes them over
-        loop.add_signal_handler(number, this.cancel)
+    _end_on_signal()  # until the listener takes them over
     if family is not None:
         family.watch(control.core_died)
     try:
         for fault in settings.faults:
             await control.order(fault)
+        if leader is not None:
+            await leader.gather(spread.start if spread is not None else None)
         await load(settings)
+        if leader is not None:
+            await leader.loaded()
+            leader.watch(control.core_died)
         host, port = listener.address
         scheme = "https" if settings.ssl_certfile else "http"
         log("APIServer", f"Starting vLLM server on {scheme}://{host}:{port}")
@@ -103,17 +113,55 @@ async def serve(settings: Settings, sock: socket.socket) -> None:
             family.end()
 
 
+async def follow(settings: Settings, place: Place) -> None:
+    """Be one of the processes that serve no HTTP: load, and compute what the leader says, until a signal says stop."""
+    _end_on_signal()
+    follower = Follower(place)
+    family = Family.start(settings.children, place.workers[0]) if settings.children > 0 else None
+    try:
+        dead = asyncio.Event()
+        if family is not None:
+            family.watch(dead.set)
+        work = asyncio.ensure_future(_join_and_work(follower, settings))
+        end = asyncio.ensure_future(dead.wait())
+        await asyncio.wait((work, end), return_when=asyncio.FIRST_COMPLETED)
+        if dead.is_set():
+            await follower.give_up()
+        else:
+            await work
+    finally:
+        if family is not None:
+            family.end()
+
+
+async def _join_and_work(follower: Follower, settings: Settings) -> None:
+    await follower.join()
+    await load(settings)
+    await follower.work()
+
+
+def _end_on_signal() -> None:
+    this = asyncio.current_task()
+    assert this is not None
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, this.cancel)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit status."""
     settings = parse(sys.argv[1:] if arguments is None else arguments)
+    place = settings.place
     try:
         with (
-            bind(settings.host, settings.port) as sock,
+            contextlib.ExitStack() as stack,
             contextlib.suppress(asyncio.CancelledError, KeyboardInterrupt),
             asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
         ):
-            runner.run(serve(settings, sock))
-    except CannotListenError as error:
+            if place is not None and place.rank > 0:
+                runner.run(follow(settings, place))
+            else:
+                runner.run(serve(settings, stack.enter_context(bind(settings.host, settings.port))))
+    except (CannotListenError, GroupError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0

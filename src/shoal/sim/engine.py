@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from shoal.sim import text
 from shoal.sim.detokenizer import Detokenizer
@@ -20,6 +21,16 @@ _MAX_LAG = 0.05
 _ORDER_KEPT = 1000
 
 
+class Lockstep(Protocol):
+    """Others without whom no step ends; see `shoal.sim.group.Leader`."""
+
+    def begin(self) -> None:
+        """Hand them a step."""
+
+    def done(self, then: Callable[[], None]) -> bool:
+        """Return whether all have done it; if not, `then` is called once they have."""
+
+
 class Engine:
     """Runs generations through a scheduler in real time.
 
@@ -30,6 +41,7 @@ class Engine:
         time_scale: factor on all durations; 0 does everything at once.
         stream_interval: tokens a stream gathers before it tells of them; the first and the last tell at once.
         clock: seconds, monotonic.
+        lockstep: the other processes of the engine, where it spans several.
     """
 
     def __init__(
@@ -41,6 +53,7 @@ class Engine:
         time_scale: float = 1.0,
         stream_interval: int = 1,
         clock: Callable[[], float] = time.monotonic,
+        lockstep: Lockstep | None = None,
     ) -> None:
         self.scheduler = scheduler
         self.metrics = metrics
@@ -54,6 +67,7 @@ class Engine:
         self._time_scale = time_scale
         self._stream_interval = stream_interval
         self._clock = clock
+        self._lockstep = lockstep
         self._live: dict[Request, Generation] = {}
         self._step: Step | None = None
         self._due = 0.0
@@ -182,6 +196,8 @@ class Engine:
         if step is None:
             self._due = 0.0
             return
+        if self._lockstep is not None:
+            self._lockstep.begin()
         now = self._clock()
         for request in step.started:
             generation = self._live[request]
@@ -201,6 +217,8 @@ class Engine:
             del self.order[:-_ORDER_KEPT]
 
     def _end(self) -> None:
+        if self._paused or (self._lockstep is not None and not self._lockstep.done(self._end)):
+            return
         step, self._step, self._timer = self._step, None, None
         if step is None:
             return

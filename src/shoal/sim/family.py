@@ -31,12 +31,12 @@ class Family:
         self.pids = [core.pid, *map(int, words[1:])]
 
     @classmethod
-    def start(cls, processes: int) -> Family:
-        """Start `processes` helpers, at least 1, and wait until all of them exist."""
+    def start(cls, processes: int, first: str = "EngineCore") -> Family:
+        """Start `processes` helpers, at least 1, and wait until all of them exist; `first` names the first."""
         script = str(Path(__file__).with_name("helper.py"))
         return cls(
             subprocess.Popen(
-                [sys.executable, "-S", script, "core", str(processes - 1)], stdout=subprocess.PIPE, text=True
+                [sys.executable, "-S", script, first, str(processes - 1)], stdout=subprocess.PIPE, text=True
             )
         )
 

@@ -31,9 +31,9 @@ def _name(title: str) -> None:
     Path("/proc/self/comm").write_text(title[:15], encoding="ascii")
 
 
-def core(workers: int) -> None:
+def core(title: str, workers: int) -> None:
     """Be the engine core: start `workers` workers, the last one in a session of its own, until told to stop."""
-    _name("SIM::EngineCore")
+    _name(f"SIM::{title}")
     segment = Path(f"/dev/shm/psm_{secrets.token_hex(4)}")
     held = _map(segment)
     children = [
@@ -70,7 +70,7 @@ if __name__ == "__main__":
     signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)  # they are waited for, wherever they find us
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.alarm(_LIFETIME)
-    if sys.argv[1] == "core":
-        core(int(sys.argv[2]))
-    else:
+    if sys.argv[1] == "worker":
         worker(int(sys.argv[2]), Path(sys.argv[3]))
+    else:
+        core(sys.argv[1], int(sys.argv[2]))

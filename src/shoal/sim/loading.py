@@ -20,9 +20,11 @@ def log(role: str, message: str) -> None:
 
 async def load(settings: Settings) -> None:
     """Take `settings.load_time` seconds and tell how far it got."""
-    log("APIServer", f"vLLM server version {VERSION} (simulated), serving model {settings.model}")
+    follows = settings.place is not None and settings.place.rank > 0
+    role = "Worker" if follows else "APIServer"
+    log(role, f"vLLM server version {VERSION} (simulated), serving model {settings.model}")
     if settings.ignored:
-        log("APIServer", f"note: ignoring arguments of vLLM: {' '.join(settings.ignored)}")
+        log(role, f"note: ignoring arguments of vLLM: {' '.join(settings.ignored)}")
     started = time.monotonic()
     log("Worker", f"Starting to load model {settings.model}...")
     for shard in range(_SHARDS + 1):
@@ -35,6 +37,8 @@ async def load(settings: Settings) -> None:
         clock = f"[{_clock(took)}<{_clock(left) if shard else '?'}, {rate}]"
         print(f"Loading safetensors checkpoint shards: {done} {clock}", flush=True)
     log("Worker", f"Loading weights took {time.monotonic() - started:.2f} seconds")
+    if follows:
+        return
     tokens = settings.kv_blocks * settings.block_size
     concurrency = tokens / settings.max_model_len
     log("EngineCore", f"GPU KV cache size: {tokens:,} tokens")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shoal.sim.faults import KINDS, Fault, FaultError
+from shoal.sim.place import Place, PlaceError, RayGroup, execute_timeout
 
 _UNITS = {"k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30}
 
@@ -45,6 +46,8 @@ class Settings:
     force_usage: bool
     faults: tuple[Fault, ...]
     children: int
+    place: Place | None
+    ray: RayGroup | None
     ssl_keyfile: str | None
     ssl_certfile: str | None
     ssl_ca_certs: str | None
@@ -129,6 +132,18 @@ def _parser() -> argparse.ArgumentParser:
     known.add_argument(
         "--ssl-cert-reqs", type=int, default=0, help="0 none, 2 clients must show a certificate"
     )
+    group = parser.add_argument_group("a group of nodes, as in vLLM")
+    group.add_argument("--nnodes", "-n", type=_positive, default=1, help="processes that are one engine")
+    group.add_argument("--node-rank", "-r", type=int, default=0, help="of this one; 0 leads and serves HTTP")
+    group.add_argument("--master-addr", default="127.0.0.1", help="the leader's address")
+    group.add_argument("--master-port", type=int, default=29501, help="where it meets the others")
+    group.add_argument("--headless", action="store_true", help="no HTTP: all but the leader")
+    group.add_argument("--tensor-parallel-size", "-tp", type=_positive, default=1)
+    group.add_argument("--pipeline-parallel-size", "-pp", type=_positive, default=1)
+    group.add_argument("--distributed-executor-backend", choices=("mp", "ray"), default="mp")
+    group.add_argument(
+        "--distributed-timeout-seconds", type=_duration, default=600.0, help="to wait for the others"
+    )
     own = parser.add_argument_group("the simulation")
     own.add_argument(
         "--kv-blocks", "--num-gpu-blocks-override", type=_positive, default=None, help="KV capacity"
@@ -147,6 +162,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     own.add_argument(
         "--spawn-children", type=int, default=0, metavar="N", help="helper processes like vLLM's"
+    )
+    own.add_argument(
+        "--lost-follower",
+        choices=("hang", "fail"),
+        default="hang",
+        help="what a step does without it: hang until $VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS are over, or fail at once",
+    )
+    own.add_argument(
+        "--follower-outlives-leader",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="as vLLM's do, until somebody ends them",
     )
     return parser
 
@@ -167,6 +194,10 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ)
     for path in filter(None, (given.ssl_keyfile, given.ssl_certfile, given.ssl_ca_certs)):
         if not Path(path).is_file():
             parser.error(f"there is no file {path}")
+    try:
+        place, ray = _place(given, environment), _ray(given, environment)
+    except PlaceError as error:
+        parser.error(str(error))
     keys = given.api_key or [environment.get("VLLM_API_KEY", "")]
     return Settings(
         host=given.host,
@@ -196,12 +227,51 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ)
         force_usage=given.enable_force_include_usage,
         faults=tuple(given.fault),
         children=given.spawn_children,
+        place=place,
+        ray=ray,
         ssl_keyfile=given.ssl_keyfile,
         ssl_certfile=given.ssl_certfile,
         ssl_ca_certs=given.ssl_ca_certs,
         ssl_cert_reqs=given.ssl_cert_reqs,
         ignored=tuple(ignored),
     )
+
+
+def _ray(given: argparse.Namespace, environment: Mapping[str, str]) -> RayGroup | None:
+    if given.distributed_executor_backend != "ray":
+        return None
+    if given.nnodes > 1:
+        raise PlaceError("--nnodes > 1 can only be set when the distributed executor backend is mp")
+    return RayGroup(
+        tensor_parallel=given.tensor_parallel_size,
+        pipeline_parallel=given.pipeline_parallel_size,
+        join_timeout=given.distributed_timeout_seconds,
+        execute_timeout=execute_timeout(environment),
+    )
+
+
+def _place(given: argparse.Namespace, environment: Mapping[str, str]) -> Place | None:
+    if given.nnodes == 1:
+        if given.headless:
+            raise PlaceError("--headless needs --nnodes")
+        return None
+    place = Place(
+        nnodes=given.nnodes,
+        rank=given.node_rank,
+        master_addr=given.master_addr,
+        master_port=given.master_port,
+        tensor_parallel=given.tensor_parallel_size,
+        pipeline_parallel=given.pipeline_parallel_size,
+        join_timeout=given.distributed_timeout_seconds,
+        execute_timeout=execute_timeout(environment),
+        hangs_without_follower=given.lost_follower == "hang",
+        outlives_leader=given.follower_outlives_leader,
+    )
+    if given.headless != (place.rank > 0):
+        raise PlaceError("every node rank but 0 is --headless, and 0 is not")
+    if given.headless and given.fault:
+        raise PlaceError("a --headless process takes no --fault: send it signals")
+    return place
 
 
 def _with_dashes(word: str) -> str:

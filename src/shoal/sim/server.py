@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from shoal.sim import anthropic, chat, text
+from shoal.sim import anthropic, chat, responses, text
 from shoal.sim.call import JSON, Call, Receive, Scope, Send
 from shoal.sim.control import Control
 from shoal.sim.engine import Engine
@@ -24,6 +24,7 @@ from shoal.sim.faults import Fault, FaultBoard, FaultError
 from shoal.sim.fields import Fields, decode_json
 from shoal.sim.generate import Generator
 from shoal.sim.generation import ClientGoneError
+from shoal.sim.group import Leader
 from shoal.sim.openai import Service, TextRequest, parse_chat, parse_completion, read_prompts
 from shoal.sim.pooling import parse_pooling
 from shoal.sim.render import VERSION, ChatRenderer, CompletionRenderer, Renderer
@@ -50,6 +51,7 @@ class App:
         board: faults in force.
         control: carries out new ones.
         family: helper processes, if there are any.
+        leader: the followers, where the engine spans several processes.
         api_keys: keys that open the guarded paths; none leaves them open.
         embedding_size: dimensions of the model's vectors.
         cached_tokens: name cached prompt tokens in the usage (``--enable-prompt-tokens-details``).
@@ -66,6 +68,7 @@ class App:
         board: FaultBoard,
         control: Control,
         family: Family | None = None,
+        leader: Leader | None = None,
         api_keys: tuple[str, ...] = (),
         embedding_size: int = 64,
         cached_tokens: bool = False,
@@ -78,6 +81,7 @@ class App:
         self._board = board
         self._control = control
         self._family = family
+        self._leader = leader
         self._keys = [hashlib.sha256(key.encode()).digest() for key in api_keys]
         self._embedding_size = embedding_size
         self._cached_tokens = cached_tokens
@@ -109,6 +113,7 @@ class App:
             "/v1/chat/completions",
             "/v1/completions",
             "/v1/messages",
+            "/v1/responses",
             "/invocations",
             "/v1/embeddings",
             "/pooling",
@@ -192,6 +197,9 @@ class App:
         elif path == "/v1/messages":
             request = anthropic.parse_messages(body, call.headers, self._service)
             renderer = anthropic.MessagesRenderer(request, model, cached_tokens=self._cached_tokens)
+        elif path == "/v1/responses":
+            request = responses.parse_responses(body, call.headers, self._service)
+            renderer = responses.ResponsesRenderer(request, model, body)
         else:
             pooling = parse_pooling(task, body, call.headers, self._service, self._embedding_size)
             await self._generator.pooling(call, pooling)
@@ -315,6 +323,7 @@ class App:
             "faults": self._board.as_list(),
             "children": self._family.pids if self._family else [],
             "segment": self._family.segment if self._family else None,
+            "group": self._leader.describe() if self._leader else None,
         }
 
     async def _list_faults(self, call: Call) -> None:

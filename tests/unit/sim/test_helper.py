@@ -10,7 +10,7 @@ SCRIPT = Path(shoal.sim.__file__).with_name("helper.py")
 
 
 def test_a_core_says_what_it_made_and_cleans_it_up() -> None:
-    command = [sys.executable, "-S", str(SCRIPT), "core", "2"]
+    command = [sys.executable, "-S", str(SCRIPT), "EngineCore", "2"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as core:
         assert core.stdout is not None
         segment, *workers = core.stdout.readline().split()

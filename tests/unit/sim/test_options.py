@@ -15,10 +15,10 @@ def test_the_defaults_are_quick_and_fit_together() -> None:
 
 def test_vllms_arguments_stay_in_the_line_and_are_noted() -> None:
     settings = parse(
-        ["--tensor-parallel-size", "2", "--max_model_len=4k", "--dtype=bfloat16", "--enforce-eager"], {}
+        ["--swap-space", "2", "--max_model_len=4k", "--dtype=bfloat16", "--enforce-eager", "-tp", "2"], {}
     )
     assert settings.max_model_len == 4000
-    assert settings.ignored == ("--tensor-parallel-size", "2", "--dtype=bfloat16", "--enforce-eager")
+    assert settings.ignored == ("--swap-space", "2", "--dtype=bfloat16", "--enforce-eager")
 
 
 def test_an_argument_is_not_abbreviated() -> None:
@@ -57,6 +57,17 @@ def test_the_kv_cache_grows_with_the_context_unless_it_is_given() -> None:
         (["--time-scale", "-1"], "invalid"),
         (["--decode-ms", "nan"], "invalid"),
         (["--fault", "{"], "Expecting property name"),
+        (["--headless"], "--headless needs --nnodes"),
+        (["--nnodes", "2"], "must evenly divide the total world size"),
+        (["--nnodes", "2", "-tp", "2", "--node-rank", "2", "--headless"], "must be between 0 and 1"),
+        (["--nnodes", "2", "-tp", "2", "--node-rank", "1"], "every node rank but 0 is --headless"),
+        (["--nnodes", "2", "-tp", "2", "--headless"], "every node rank but 0 is --headless"),
+        (
+            ["-n", "2", "-tp", "2", "-r", "1", "--headless", "--fault", '{"kind": "crash"}'],
+            "takes no --fault",
+        ),
+        (["--distributed-executor-backend", "x"], "invalid choice"),
+        (["-n", "2", "-tp", "2", "--distributed-executor-backend", "ray"], "executor backend is mp"),
         (["--fault", '{"kind": "boom"}'], "unknown kind of fault"),
         (["--kv-blocks", "10", "--max-model-len", "161"], "does not fit 10 KV blocks"),
         (["--ssl-keyfile", "k"], "TLS needs --ssl-certfile"),
