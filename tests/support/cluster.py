@@ -47,7 +47,9 @@ class Cluster:
 
     # -- what a person does
 
-    def start_node(self, index: int, config: Path | None = None, *more: str) -> subprocess.Popen[bytes]:
+    def start_node(
+        self, index: int, config: Path | None = None, *more: str, **env: str
+    ) -> subprocess.Popen[bytes]:
         """Start `shoal serve` for the node; its output goes to node-INDEX.log."""
         command = [sys.executable, "-m", "shoal.serve", "--config", str(config or self.path)]
         with self.log(index).open("ab") as log:
@@ -56,10 +58,31 @@ class Cluster:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                env=os.environ | {_MARK: str(self.directory)},
+                env=os.environ | {_MARK: str(self.directory)} | env,
             )
         self.processes[index] = process
         return process
+
+    def join_node(self, member: int, *more: str, **env: str) -> int:
+        """Start a node that no file names, by way of a member; return its index."""
+        (port,) = free_ports(1)
+        index = len(self.ports)
+        self.ports.append(port)
+        self.names.append(f"127.0.0.1:{port}")
+        self.restart_joined(index, member, *more, **env)
+        return index
+
+    def restart_joined(self, index: int, member: int, *more: str, **env: str) -> None:
+        """Run `shoal serve --join` for a node."""
+        command = [sys.executable, "-m", "shoal.serve", "--join", self.names[member]]
+        with self.log(index).open("ab") as log:
+            self.processes[index] = subprocess.Popen(
+                [*command, "--node", self.names[index], *more],
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env=os.environ | {_MARK: str(self.directory), "XDG_STATE_HOME": str(self.directory)} | env,
+            )
 
     def start(self) -> "Cluster":
         """Start all nodes and wait until each one's gateway routes to every engine."""

@@ -78,6 +78,17 @@ def single_line(value: str) -> str:
     return value
 
 
+def _beside_file(value: Any, info: ValidationInfo) -> Any:
+    if not isinstance(value, str):
+        return value
+    around = surroundings(info)
+    return around.base / around.expand(single_line(value))
+
+
+FilePath = Annotated[Path, BeforeValidator(_beside_file)]
+"""The path of a file, in the file relative to its own directory."""
+
+
 def distinct(value: tuple[T, ...]) -> tuple[T, ...]:
     """Return `value` if no item comes twice, raise ValueError otherwise."""
     twice = next((item for i, item in enumerate(value) if item in value[:i]), None)
@@ -102,19 +113,6 @@ def bytes_between(least: int, most: int) -> tuple[BeforeValidator, WithJsonSchem
         ],
     }
     return BeforeValidator(parse), WithJsonSchema(schema)
-
-
-def known_words(value: Any, later: dict[str, str], instead: str) -> Any:
-    """Return `value`, raise ValueError if it is a word that a later release brings.
-
-    Args:
-        value: what the file says.
-        later: word -> release.
-        instead: what to write until then.
-    """
-    if isinstance(value, str) and value in later:
-        raise ValueError(f"{value} comes with Shoal {later[value]}; use {instead} until then")
-    return value
 
 
 def listed(words: Iterable[object]) -> str:

@@ -11,7 +11,8 @@ from shoal.config.errors import SettingPath, printable, shorten
 Args = dict[str, Any] | tuple[str, ...]
 """``max_model_len: 2048`` as a mapping, or the command line itself as a list of texts."""
 
-_PORTS = "Shoal gives each engine its address and port (see `engines.ports`)"
+PORTS = "Shoal gives each engine its address and port (see `engines.ports`)"
+"""Why nobody else may."""
 _TLS = "Shoal secures the engines' ports itself, with certificates made from `cluster.secret` (see `cluster.tls`)"
 _TLS_OPTIONS = (
     "ssl-keyfile",
@@ -28,8 +29,8 @@ _HTTP = "Shoal's gateways speak HTTP over TCP to the engines"
 _VLLM_RESERVED = {
     "model": "it is the model's `path`",
     "served-model-name": "it is the model's `name`",
-    "host": _PORTS,
-    "port": _PORTS,
+    "host": PORTS,
+    "port": PORTS,
     "uds": _HTTP,
     "grpc": _HTTP,
     "grpc-port": _HTTP,
@@ -56,8 +57,8 @@ _VLLM_RESERVED = {
 _RESERVED: dict[str, dict[str, str]] = {
     "vllm": _VLLM_RESERVED,
     "sim": {
-        "host": _PORTS,
-        "port": _PORTS,
+        "host": PORTS,
+        "port": PORTS,
         "model": "it is the model's `name`",
         **dict.fromkeys(_TLS_OPTIONS, _TLS),
     },

@@ -22,7 +22,8 @@ class Engines(Section):
     )
     ports: Annotated[tuple[EnginePort, EnginePort], Field(strict=False)] = Field(
         default=(20000, 20999),
-        description="First and last port that engines may listen on; no node's own port is among them.",
+        description="First and last port that engines may listen on, and the node itself for other nodes; no node's "
+        "own port is among them.",
     )
     start_timeout: Seconds = Field(
         default=900.0,

@@ -11,7 +11,7 @@ SettingPath = tuple[str | int, ...]
 """Where a setting is in the file's structure: ``("nodes", 0, "port")``."""
 
 HIDDEN = "(hidden)"
-_SECRET_KEYS = frozenset({"secret", "api_key"})
+_SECRET_KEYS = frozenset({"secret", "api_key", "password"})
 _KEY_LISTS = frozenset({"api_key", "api_keys", "admin_keys"})
 _SECRET_WORDS = frozenset(
     {"token", "key", "apikey", "secret", "password", "passwd", "passphrase", "credential", "credentials"}

@@ -127,6 +127,11 @@ def settings(config: Config, provenance: Provenance) -> tuple[Setting, ...]:
     return tuple(Setting(path, value, provenance.source(path)) for path, value in _leaves(config, ()))
 
 
+def values(config: Config) -> dict[str, Any]:
+    """Return every setting by its name. Secrets are masked."""
+    return {spell(path): value for path, value in _leaves(config, ())}
+
+
 def _leaves(section: Section, path: SettingPath) -> Iterator[tuple[SettingPath, Any]]:
     for key, info in fields_of(type(section)).items():
         name = next(n for n, f in type(section).model_fields.items() if f is info)

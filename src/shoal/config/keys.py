@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
+from pydantic import AfterValidator, BeforeValidator, Field
 
-from shoal.config.base import Entries, Line, Section, distinct, single_line, surroundings
+from shoal.config.base import Entries, FilePath, Line, Section, distinct, single_line
 
 MAX_ENTRIES = 4000
 _HASH = re.compile(r"(sha256:)?[0-9a-fA-F]{64}")
-
-
-def _in_directory(value: Any, info: ValidationInfo) -> Any:
-    if not isinstance(value, str):
-        return value
-    around = surroundings(info)
-    return around.base / around.expand(single_line(value))
 
 
 def _no_spaces(value: str) -> str:
@@ -34,7 +26,7 @@ ApiKey = Annotated[str, Field(min_length=16, max_length=512), AfterValidator(_no
 class Keys(Section):
     """API keys that the gateway asks for. With none of these settings it asks for none."""
 
-    file: Annotated[Path, BeforeValidator(_in_directory)] | None = Field(
+    file: FilePath | None = Field(
         default=None,
         description="File of keys and their limits, made with `shoal keys new`. The path is relative to the "
         "configuration file. A change of the file is in force within a second.",
@@ -53,7 +45,7 @@ class Keys(Section):
     metrics: Literal["open", "admin"] = Field(
         default="open",
         description="open: /metrics, which names the keys (not the keys themselves), needs no key. admin: an admin "
-        "key.",
+        "key, or the one that `shoal monitor init` hands to Prometheus.",
     )
 
     @property

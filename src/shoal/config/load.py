@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from shoal.config import rules
+from shoal.config.broker import PASSWORD_VARIABLE
 from shoal.config.document import Document, not_utf8, parse
 from shoal.config.errors import ConfigError, Problem, SettingPath, show_value
 from shoal.config.explain import Provenance, Setting, settings
@@ -86,7 +87,8 @@ def load(path: Path, env: Mapping[str, str] = os.environ) -> Loaded:
 
     Args:
         path: a YAML file.
-        env: environment for ``${NAME}`` in values, ``SHOAL_SECRET``, ``HOME`` and ``XDG_STATE_HOME``.
+        env: environment for ``${NAME}`` in values, ``SHOAL_SECRET``, ``SHOAL_BROKER_PASSWORD``,
+            ``HOME`` and ``XDG_STATE_HOME``.
 
     Raises:
         ConfigError: it cannot be read, or is wrong; all problems are told at once.
@@ -102,7 +104,7 @@ def load(path: Path, env: Mapping[str, str] = os.environ) -> Loaded:
             document.problems or [Problem(file, f"this is {show_value(document.data)}; {what}", 1, 1)]
         )
     data = without_empty(document.data)
-    from_environment = _add_secret(data, env) | _add_keys(data, env)
+    from_environment = _add_secret(data, env) | _add_keys(data, env) | _add_password(data, env)
     config = _validate(data, document, Surroundings(path.absolute().parent, env))
     return Loaded(path, config, Provenance(document, env, from_environment))
 
@@ -160,6 +162,16 @@ def _add_keys(data: dict[str, Any], env: Mapping[str, str]) -> dict[SettingPath,
             data["gateway"] = gateway | {"keys": keys | {setting: given}}
             taken["gateway", "keys", setting] = variable
     return taken
+
+
+def _add_password(data: dict[str, Any], env: Mapping[str, str]) -> dict[SettingPath, str]:
+    """Take the broker's password from the environment where the file has none."""
+    password, communication = env.get(PASSWORD_VARIABLE), data.get("communication", {})
+    broker = communication.get("broker") if isinstance(communication, dict) else None
+    if not password or not isinstance(broker, dict) or "user" not in broker or "password" in broker:
+        return {}
+    data["communication"] = communication | {"broker": broker | {"password": password}}
+    return {("communication", "broker", "password"): PASSWORD_VARIABLE}
 
 
 def _validate(data: dict[str, Any], document: Document, around: Surroundings) -> Config:

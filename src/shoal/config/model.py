@@ -18,7 +18,9 @@ from pydantic import (
 from shoal.config.admission import InFlightLimit
 from shoal.config.base import Entries, Line, LocalPath, Section, distinct, listed
 from shoal.config.engine_args import Args, check_args
+from shoal.config.engine_command import check_command
 from shoal.config.hosts import check_host
+from shoal.config.replicas import Replicas
 from shoal.routing import registry
 
 
@@ -35,7 +37,7 @@ PolicyName = Annotated[
     AfterValidator(_check_policy),
     WithJsonSchema({"anyOf": [{"enum": list(registry.POLICIES)}, {"type": "string", "minLength": 1}]}),
 ]
-EngineKind = Literal["vllm", "sim", "external"]
+EngineKind = Literal["vllm", "sim", "command", "external"]
 Placement = Literal["small", "medium", "large", "xlarge", "auto"]
 
 _VARIABLE_NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
@@ -43,6 +45,12 @@ _ARGS_SCHEMA = {
     "anyOf": [
         {"type": "object", "propertyNames": {"pattern": r"^[^-\s=][^\s=]*$"}},
         {"type": "array", "items": {"type": ["string", "number"]}},
+    ]
+}
+_COMMAND_SCHEMA = {
+    "anyOf": [
+        {"type": "string", "minLength": 1},
+        {"type": "array", "minItems": 1, "items": {"type": ["string", "number"]}},
     ]
 }
 
@@ -116,7 +124,12 @@ class Model(Section):
     path: LocalPath | None = Field(
         default=None,
         description="Directory of the model (~, ./ and ../ are resolved, the latter from this file) or its "
-        "id on a hub. Needed unless the engine is external.",
+        "id on a hub. Needed for vLLM and the simulated engine.",
+    )
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
+        default=None,
+        description="Digest of the files the model must have, as `shoal status --json` tells it. Nodes serve nothing "
+        "else: files that differ are deleted and fetched from nodes that have the right ones.",
     )
     name: Line = Field(
         default="",
@@ -126,19 +139,67 @@ class Model(Section):
     type: Placement = Field(
         default="auto",
         description="How engines are placed. small, medium: one per GPU, or per node without GPUs. large: "
-        "one per node over all its GPUs. xlarge: one across nodes. auto: on the fewest GPUs that hold the model with "
-        "room for requests, as many as there is room for. `shoal plan` tells what comes of it.",
+        "one per node over all its GPUs. xlarge: one across nodes (docs/groups.md). auto: on the fewest GPUs that hold "
+        "the model with room for requests, as many as there is room for. `shoal plan` tells what comes of it.",
     )
     engine: EngineKind = Field(
         default="vllm",
-        description="What serves the model: vllm, sim (the simulated engine) or external (engines that "
-        "somebody else runs at `addresses`: balanced and watched, never started or stopped).",
+        description="What serves the model: vllm, sim (the simulated engine), command (any program that speaks the "
+        "OpenAI API, started by `command`) or external (engines that somebody else runs at `addresses`: balanced and "
+        "watched, never started or stopped).",
+    )
+    command: (
+        Annotated[tuple[str, ...], BeforeValidator(check_command), WithJsonSchema(_COMMAND_SCHEMA)] | None
+    ) = Field(
+        default=None,
+        description="With engine: command, the program and its arguments, as one text or a list. {port} stands for "
+        "the port it must listen on, {host} for the address, {model} for path, {name} for name, {gpus} for the "
+        "number of its GPUs. No shell runs it.",
+    )
+    health: Annotated[Line, Field(pattern=r"^/[!-~]*$", max_length=200)] | None = Field(
+        default=None,
+        description="With engine: command, the path that answers 200 once the program is ready. By default /health.",
     )
     engines_per_node: int | None = Field(
         default=None, ge=1, le=64, description="Engines on each node. By default computed from type and GPUs."
     )
     gpus_per_engine: int | None = Field(
         default=None, ge=0, le=64, description="GPUs of each engine. By default computed from type and GPUs."
+    )
+    nodes_per_engine: int | None = Field(
+        default=None,
+        ge=1,
+        le=64,
+        description="Nodes that each engine spans, in the order of the file. By default all nodes of the model with "
+        "type: xlarge, else 1. On Ray those that Ray has room on.",
+    )
+    tensor_parallel: int | None = Field(
+        default=None,
+        ge=1,
+        le=1024,
+        description="GPUs (or, without GPUs, processes) that each layer is divided over. By default all GPUs of an "
+        "engine on each of its nodes.",
+    )
+    pipeline_parallel: int | None = Field(
+        default=None,
+        ge=1,
+        le=1024,
+        description="Stages that the layers are divided into. By default one for each node of an engine.",
+    )
+    executor: Literal["mp", "ray"] = Field(
+        default="mp",
+        description="What starts an engine's processes on its nodes. mp: vLLM itself (--nnodes). ray: a Ray cluster of "
+        "the engine's own (docs/groups.md), with GPUs only.",
+    )
+    min_engines: int = Field(
+        default=1,
+        ge=0,
+        le=4096,
+        description="Capacity floor: engines of the model that have to stay in rotation. `shoal drain`, `leave` and "
+        "`apply` refuse to go below it.",
+    )
+    replicas: Replicas = Field(
+        default=Replicas(), description="On Ray: how many engines there are, and when that changes."
     )
     share_gpus: bool = Field(
         default=False, description="Whether engines of this model may use GPUs that other engines use too."

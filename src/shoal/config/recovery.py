@@ -11,6 +11,24 @@ from shoal.config.base import Seconds, Section, bytes_between
 _KIB, _MIB, _GIB = 1024, 1024**2, 1024**3
 
 
+class Backup(Section):
+    """How many nodes keep each file and batch."""
+
+    copies: int = Field(
+        default=2,
+        ge=1,
+        le=16,
+        description="Nodes that have a file or batch on their disks before it is accepted, the one that took it "
+        "included; all of them where there are fewer.",
+    )
+    repair_after: Seconds = Field(
+        default=300.0,
+        gt=0,
+        le=604800,
+        description="Seconds that a node with a copy must be lost before another one gets what it had.",
+    )
+
+
 class Recovery(Section):
     """What happens when something fails, and when a node stops."""
 
@@ -44,8 +62,8 @@ class Recovery(Section):
         default=5.0,
         gt=0,
         le=86400,
-        description="Seconds a serving node must be lost before a standby node takes over for it. More than 2 x "
-        "cluster.heartbeat_interval.",
+        description="Seconds a node must be lost before a standby node takes over its engines, and a node with "
+        "copies its batches. More than 2 x cluster.heartbeat_interval.",
     )
     return_after: Seconds = Field(
         default=30.0,
@@ -54,6 +72,7 @@ class Recovery(Section):
         description="Seconds the lost node must be back, with all its engines ready, before the standby node gives "
         "back. More than cluster.heartbeat_interval x cluster.suspect_after + cluster.confirm_timeout.",
     )
+    backup: Backup = Field(default=Backup(), description="Copies of files and batches.")
     resume: Literal["exact", "text", "off"] = Field(
         default="exact",
         description="What becomes of a stream whose engine fails. exact: another engine continues it from its token "

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from shoal.config.engine_args import RESERVED_ENVIRONMENT, reserved
+from shoal.config.engine_args import PORTS, RESERVED_ENVIRONMENT, reserved
+from shoal.config.engine_command import PLACES, places, unknown_places
 from shoal.config.errors import SettingPath, printable, shorten, spell
 from shoal.config.hosts import is_loopback
 from shoal.config.timers import INEQUALITIES, seconds
@@ -21,7 +22,10 @@ _GIVE_A_SECRET = (
     f"{SECRET_VARIABLE} or as `cluster.secret`"
 )
 KEY_VARIABLES = {"api_keys": "SHOAL_API_KEYS", "admin_keys": "SHOAL_ADMIN_KEYS"}
-_MEANT_FOR_OWN_ENGINES = ("engines_per_node", "gpus_per_engine", "share_gpus", "nodes", "args", "env")
+_MEANT_FOR_OWN_ENGINES = (
+    *("engines_per_node", "gpus_per_engine", "nodes_per_engine", "tensor_parallel", "pipeline_parallel"),
+    *("share_gpus", "nodes", "args", "env"),
+)
 _GPU_SETTINGS = ("engine", "nodes", "engines_per_node", "gpus_per_engine", "share_gpus")
 
 
@@ -57,9 +61,15 @@ def findings(config: Config) -> Iterator[Finding]:
         yield from _engine_kind(path, model)
         yield from _model_nodes(config, path, model)
         yield from _own_settings(path, model)
+        yield from _span(config, path, model)
+        yield from _replicas(path, model)
+        if config.cluster.substrate == "ray":
+            yield from _on_ray(config, path, model)
     yield from _gpus(config)
     yield from _engine_ports(config)
     yield from _timers(config)
+    for message, setting in config.communication.problems():
+        yield Finding(message, (("communication", *setting),), (("communication",),))
 
 
 def serving_findings(config: Config) -> Iterator[Finding]:
@@ -176,7 +186,8 @@ def _engine_kind(path: SettingPath, model: Model) -> Iterator[Finding]:
                     (kind,),
                 )
     else:
-        if model.path is None:
+        uses_path = model.engine != "command" or "model" in places(model.command or ())
+        if model.path is None and uses_path:
             yield Finding(
                 f"{where} needs a `path`: the model's directory or its id on a hub",
                 (path, kind),
@@ -188,7 +199,8 @@ def _engine_kind(path: SettingPath, model: Model) -> Iterator[Finding]:
                 ((*path, "addresses"),),
                 (kind,),
             )
-    if not model.name and (model.engine == "external" or model.path is not None):
+    yield from _command(path, model)
+    if not model.name and (model.engine in ("command", "external") or model.path is not None):
         yield Finding(
             f"{where} needs a `name`, the one clients ask for",
             ((*path, "path"), path),
@@ -201,6 +213,42 @@ def _engine_kind(path: SettingPath, model: Model) -> Iterator[Finding]:
                 f"{address.url} is there twice in {where}.addresses", ((*path, "addresses", i, "url"),)
             )
         seen.add(address.url)
+
+
+def _command(path: SettingPath, model: Model) -> Iterator[Finding]:
+    """Check what only engines that are some other program have, and need."""
+    where, kind = spell(path), (*path, "engine")
+    if model.engine != "command":
+        for name in ("command", "health"):
+            if getattr(model, name) is not None:
+                yield Finding(
+                    f"`{where}.{name}` has no effect without `engine: command`",
+                    ((*path, name),),
+                    (kind,),
+                )
+        return
+    at = (*path, "command")
+    if model.command is None:
+        yield Finding(
+            f"{where} has engine command, so it needs a `command`: the program and its arguments, with {{port}} where "
+            "its port belongs",
+            (at, kind),
+        )
+        return
+    if unknown := unknown_places(model.command):
+        yield Finding(
+            f"`{where}.command` has {unknown}; what can be filled in is "
+            f"{', '.join(f'{{{place}}}' for place in PLACES)}",
+            (at,),
+        )
+    elif "port" not in places(model.command):
+        yield Finding(f"`{where}.command` must have {{port}} in it: {PORTS}", (at,))
+    if model.args:
+        yield Finding(
+            f"`{where}.args` has no effect with `engine: command`: write the arguments into `command`",
+            ((*path, "args"),),
+            (kind,),
+        )
 
 
 def _model_nodes(config: Config, path: SettingPath, model: Model) -> Iterator[Finding]:
@@ -240,6 +288,104 @@ def _own_settings(path: SettingPath, model: Model) -> Iterator[Finding]:
         if name in RESERVED_ENVIRONMENT:
             at = (*path, "env", name)
             yield Finding(f"`{spell(at)}` cannot be set here: {RESERVED_ENVIRONMENT[name]}", (at,), reads)
+
+
+def _span(config: Config, path: SettingPath, model: Model) -> Iterator[Finding]:
+    """Find what does not go together in an engine that spans nodes."""
+    span, nodes = config.span_of(model), len(config.nodes_of(model))
+    at: SettingPath = (*path, "nodes_per_engine")
+    if model.engine == "external":
+        return
+    reads = (
+        *_of_nodes(config, "role", "host", "port"),
+        (*path, "nodes"),
+        (*path, "engine"),
+        ("cluster", "substrate"),
+    )
+    if nodes and span > nodes and config.cluster.substrate != "ray":  # there the nodes are Ray's
+        yield Finding(
+            f"`{spell(at)}` is {span}, and the model has {nodes} node{'s' * (nodes != 1)} with the role serve",
+            (at,),
+            reads,
+        )
+    if span > 1 and model.engine == "command":
+        what = (*path, "type") if model.nodes_per_engine is None else at
+        yield Finding(
+            f"`{spell(what)}` asks for engines across {span} nodes, which only vLLM forms; an engine of "
+            "`engine: command` runs on one node",
+            (what, (*path, "engine")),
+            reads,
+        )
+    if span > 1 and model.type in ("small", "medium"):
+        yield Finding(
+            f"`{spell((*path, 'type'))}` is {model.type}, one engine per GPU, and `{spell(at)}` is {span}, one engine "
+            f"across {span} nodes; write `type: xlarge`, or remove one of them",
+            ((*path, "type"), at),
+            reads,
+        )
+    sizes = (("tensor_parallel", "tensor-parallel-size"), ("pipeline_parallel", "pipeline-parallel-size"))
+    for setting, option in sizes:
+        names = {f"--{option}", option.replace("-", "_"), option}
+        given = [str(a).partition("=")[0] for a in model.args]
+        if getattr(model, setting) is not None and names & set(given):
+            yield Finding(
+                f"`{spell((*path, setting))}` and `args` both say the {option.replace('-', ' ')}; keep one",
+                ((*path, setting),),
+                ((*path, "args"),),
+            )
+
+
+def _replicas(path: SettingPath, model: Model) -> Iterator[Finding]:
+    at = (*path, "replicas")
+    bounds = model.replicas.bounds
+    if bounds is not None and bounds[0] > bounds[1]:
+        yield Finding(
+            f"`{spell((*at, 'min'))}` is {bounds[0]} and `{spell((*at, 'max'))}` is {bounds[1]}; the least number of "
+            "engines must not be above the largest",
+            ((*at, "min"), (*at, "max")),
+        )
+    if model.replicas.down_after < model.replicas.up_after:
+        yield Finding(
+            f"`{spell((*at, 'down_after'))}` is {seconds(model.replicas.down_after)}; it must be at least "
+            f"`{spell((*at, 'up_after'))}`, which is {seconds(model.replicas.up_after)}, or engines would come and go",
+            ((*at, "down_after"), (*at, "up_after")),
+        )
+
+
+def _on_ray(config: Config, path: SettingPath, model: Model) -> Iterator[Finding]:
+    """Find what a cluster on Ray cannot do: its nodes have no names in the file."""
+    substrate: SettingPath = ("cluster", "substrate")
+    bounds = model.replicas.bounds
+    if bounds is not None and model.min_engines > bounds[1]:
+        yield Finding(
+            f"`{spell((*path, 'min_engines'))}` is {model.min_engines}, and `{spell((*path, 'replicas', 'max'))}` "
+            f"is {bounds[1]}: there would never be as many engines",
+            ((*path, "min_engines"), (*path, "replicas", "max")),
+            (substrate,),
+        )
+    if model.nodes is not None:
+        yield Finding(
+            f"`{spell((*path, 'nodes'))}` names nodes, and on Ray the nodes are Ray's; remove it, and say how many "
+            f"engines there are under `{spell((*path, 'replicas'))}`",
+            ((*path, "nodes"),),
+            (substrate,),
+        )
+    if model.engine == "external":
+        return
+    if model.type == "xlarge" and model.nodes_per_engine is None:
+        yield Finding(
+            f"`{spell((*path, 'type'))}` asks for one engine across all nodes, and on Ray nodes come and go; say with "
+            f"`{spell((*path, 'nodes_per_engine'))}` how many nodes each engine spans",
+            ((*path, "type"),),
+            (substrate, (*path, "nodes_per_engine")),
+        )
+    if model.executor == "ray" and (model.nodes_per_engine or 1) > 1:
+        yield Finding(
+            f"`{spell((*path, 'executor'))}` would start a Ray of the engine's own on nodes of Ray; remove it, vLLM "
+            "starts the processes itself (`mp`)",
+            ((*path, "executor"),),
+            (substrate, (*path, "nodes_per_engine")),
+        )
 
 
 def _gpus(config: Config) -> Iterator[Finding]:

@@ -25,26 +25,32 @@ from shoal.config.base import (
     Section,
     bytes_between,
     distinct,
-    known_words,
     single_line,
     surroundings,
 )
+from shoal.config.batch import Batch
+from shoal.config.communication import Communication
 from shoal.config.engines import Engines
 from shoal.config.errors import SettingPath
+from shoal.config.files import Files
 from shoal.config.hosts import check_bind, check_host
 from shoal.config.keys import Keys
 from shoal.config.model import Address, EngineKind, Model, Placement, PolicyName
+from shoal.config.monitoring import Monitoring
 from shoal.config.recovery import Recovery
 from shoal.config.tls import Tls
+from shoal.config.tracing import Tracing
 
 __all__ = [
     "Address",
     "Admission",
+    "Batch",
     "Cluster",
     "Communication",
     "Config",
     "EngineKind",
     "Engines",
+    "Files",
     "Gateway",
     "Logging",
     "Model",
@@ -64,7 +70,6 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 _KIB, _MIB, _GIB = 1024, 1024**2, 1024**3
 _MOST_WORKERS = 256
 _MOST_AUTO_WORKERS = 4
-_LATER_PROTOCOLS = {"udp": "0.4", "rabbitmq": "0.4", "kafka": "0.4"}
 
 
 class Node(Section):
@@ -89,6 +94,11 @@ class Node(Section):
         default=None,
         description="Address to listen on where it differs from host (NAT, cloud); 0.0.0.0 for all.",
     )
+    fabric: Annotated[Line, AfterValidator(check_host)] | None = Field(
+        default=None,
+        description="IP address or name under which the processes of an engine that spans nodes reach this one, where "
+        "it is not host: a faster network, for instance.",
+    )
     gpus: Annotated[Entries[Annotated[int, Field(ge=0, le=1023)]], AfterValidator(distinct)] | None = Field(
         default=None, description="Indices of the GPUs the node may use. By default all; [] for none."
     )
@@ -102,26 +112,6 @@ class Node(Section):
     def is_hot(self) -> bool:
         """Whether it is a standby node that keeps its engines loaded."""
         return self.role == "standby" and self.standby == "hot"
-
-
-class Communication(Section):
-    """How nodes talk to each other."""
-
-    protocol: Literal["tcp"] = Field(
-        default="tcp", description="tcp. udp, rabbitmq and kafka come with Shoal 0.4."
-    )
-    timeout: Seconds = Field(
-        default=30.0,
-        gt=0,
-        le=3600,
-        description="Seconds without progress after which a request to another node has failed: no byte came, and the "
-        "engine answers no probes either. More than gateway.connect_timeout.",
-    )
-
-    @field_validator("protocol", mode="before")
-    @classmethod
-    def _later_protocols(cls, value: Any) -> Any:
-        return known_words(value, _LATER_PROTOCOLS, "tcp")
 
 
 class Cluster(Section):
@@ -166,6 +156,19 @@ class Cluster(Section):
         le=604800,
         description="Seconds after which a dead node that is not in this file is forgotten. More than "
         "heartbeat_interval x suspect_after + confirm_timeout.",
+    )
+
+    substrate: Literal["builtin", "ray"] = Field(
+        default="builtin",
+        description="What says which nodes there are. builtin: this file, `serve --join` and `leave`. ray: a Ray "
+        "cluster, whose nodes take the place of those of this file; `shoal up --on ray FILE` starts it (docs/ray.md).",
+    )
+    release_after: Seconds = Field(
+        default=0.0,
+        ge=0,
+        le=604800,
+        description="With substrate: ray. Seconds without an engine after which a node leaves, so that Ray's "
+        "autoscaler can take its machine back. 0: never, gateways stay on all nodes. Ray's head always keeps its one.",
     )
 
     @property
@@ -225,6 +228,20 @@ class Gateway(Section):
         default=None, description="Certificate and key to speak HTTPS with. By default plain HTTP."
     )
     keys: Keys = Field(default=Keys(), description="API keys that it asks for. By default none.")
+    explain: Literal["notable", "all"] = Field(
+        default="notable",
+        description="Which requests `shoal explain` can tell of: those that their clients have named (x-request-id) "
+        "and those that something happened to, or all, which costs some CPU time and names them in their answers.",
+    )
+    explain_slow: Seconds = Field(
+        default=60.0,
+        gt=0,
+        le=86400,
+        description="Seconds after which it is notable that a request takes so long.",
+    )
+    explain_kept: int = Field(
+        default=2000, ge=0, le=100_000, description="Such requests that a worker remembers; about 2 KB each."
+    )
 
     def worker_count(self, cores: int | None = None) -> int:
         """Return the number of workers on a machine with `cores` processor cores (default: this one)."""
@@ -284,15 +301,21 @@ class Config(Section):
     )
     communication: Communication = Field(default=Communication(), description="How nodes talk to each other.")
     cluster: Cluster = Field(default=Cluster(), description="Membership and failure detection.")
+    files: Files = Field(default=Files(), description="How nodes look after the files of models.")
     gateway: Gateway = Field(default=Gateway(), description="The HTTP front of each node.")
     engines: Engines = Field(default=Engines(), description="How engines are started and watched.")
     recovery: Recovery = Field(default=Recovery(), description="Restarts and graceful stop.")
+    batch: Batch = Field(default=Batch(), description="Files and batches.")
     routing: Routing = Field(default=Routing(), description="How an engine is picked for a request.")
     admission: Admission = Field(
         default=Admission(),
         description="How many requests engines get at the same time, and how others wait.",
     )
     logging: Logging = Field(default=Logging(), description="What `shoal serve` prints.")
+    tracing: Tracing = Field(default=Tracing(), description="Spans of requests, for OpenTelemetry.")
+    monitoring: Monitoring = Field(
+        default=Monitoring(), description="What nodes do for those who watch them."
+    )
     state_dir: Path = Field(
         default=Path(),  # stands for "not given"; the validator below puts the real one
         validate_default=True,
@@ -346,6 +369,12 @@ class Config(Section):
         """Return the models that `node` runs engines of by its own, so none for one that does not serve."""
         return tuple(m for m in self.models if node in self.nodes_of(m))
 
+    def span_of(self, model: Model) -> int:
+        """Return the number of nodes that each engine of `model` spans."""
+        if model.nodes_per_engine is not None or model.type != "xlarge":
+            return model.nodes_per_engine or 1
+        return max(1, len(self.nodes_of(model)))
+
     def duties_of(self, node: Node) -> Mapping[str, tuple[Model, ...]]:
         """Return the models `node` runs engines of, by the name of the node it takes over for; "" for none.
 
@@ -367,6 +396,13 @@ class Config(Section):
             return self.cluster.tls == "on"
         return any(rules.beyond_loopback(n) for n in self.nodes)
 
+    @property
+    def fetches_files(self) -> bool:
+        """Whether a node that lacks a model's directory gets its files from others."""
+        if self.files.fetch != "auto":
+            return self.files.fetch == "on"
+        return any(rules.beyond_loopback(n) for n in self.nodes)
+
     def state_dir_of(self, node_name: str) -> Path:
         """Return the directory of the state of the node `node_name` (``host:port``, in the file or not)."""
         host, _, port = node_name.rpartition(":")
@@ -386,7 +422,7 @@ class Config(Section):
                 key=lambda m: str(m["name"]),
             ),
             "cluster": self.cluster.model_dump(exclude={"secret"}),
-            "communication": self.communication.model_dump(),
+            "communication": self.communication.model_dump(exclude={"broker": {"password", "ca"}}),
             "routing": self.routing.model_dump(),
             "admission": self.admission.model_dump(),
         }

@@ -28,12 +28,14 @@ _GIB = 1024**3
 
 
 def capacity(spec: EngineSpec, gpus: Sequence[Gpu] = ()) -> int:
-    """Return the requests that an engine should have at most, 0 if its arguments make no sense here.
+    """Return the requests that an engine should have at most, 0 if that cannot be told.
 
     Args:
         spec: the engine.
         gpus: GPUs of its machine.
     """
+    if spec.kind == "command":
+        return 0  # its arguments are its own
     ranks = _number(spec.args, 1, "--data-parallel-size", "-dp")
     seqs = _number(spec.args, _default_seqs(spec, gpus), "--max-num-seqs")
     active = _number(spec.args, seqs, "--max-num-active-seqs")

@@ -9,6 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from shoal.config.engine_command import filled
+from shoal.engine.executors import executor
+from shoal.engine.interfaces import group_environment
 from shoal.engine.machine import Machine
 from shoal.engine.spec import EngineSpec
 
@@ -104,9 +107,18 @@ def command(spec: EngineSpec, machine: Machine | None = None) -> list[str]:
         spec: the engine.
         machine: what it runs on; with it, an engine on the CPU gets the defaults of `cpu_args`.
     """
-    if spec.kind == "sim":
-        where = ["--host", spec.host, "--port", str(spec.port), "--model", spec.served_name]
-        return [sys.executable, "-m", "shoal.sim", *where, *spec.args, *tls_args(spec)]
+    if spec.kind == "command":
+        return _program(spec)
+    words = _sim_command(spec) if spec.kind == "sim" else _vllm_command(spec, machine)
+    return words if spec.part is None else executor(spec.part.executor).command(words, spec.part)
+
+
+def _sim_command(spec: EngineSpec) -> list[str]:
+    where = ["--host", spec.host, "--port", str(spec.port), "--model", spec.served_name]
+    return [sys.executable, "-m", "shoal.sim", *where, *spec.args, *tls_args(spec)]
+
+
+def _vllm_command(spec: EngineSpec, machine: Machine | None) -> list[str]:
     words = [spec.python, str(LAUNCHER), "serve", spec.model_path]
     if option(spec.args, "--served-model-name") is None:
         words += ["--served-model-name", spec.served_name]
@@ -116,6 +128,20 @@ def command(spec: EngineSpec, machine: Machine | None = None) -> list[str]:
         words += ["--disable-access-log-for-endpoints", _PROBED]  # a line a second would bury what matters
     # These come last, so that they win: routing depends on them.
     return [*words, *spec.args, "--host", spec.host, "--port", str(spec.port), *tls_args(spec)]
+
+
+def _program(spec: EngineSpec) -> list[str]:
+    """Return the command line of an engine that is some other program, behind `shoal.engine.front` where TLS is on."""
+    words = filled(
+        spec.args,
+        {"model": spec.model_path, "name": spec.served_name, "gpus": str(len(spec.gpus or ()))},
+    )
+    where = {"host": spec.host, "port": str(spec.port)}
+    if spec.tls is None:
+        return filled(tuple(words), where)
+    front = [sys.executable, "-m", "shoal.engine.front", "--host", spec.host, "--port", str(spec.port)]
+    files = ["--ca", spec.tls.ca, "--certificate", spec.tls.certificate, "--key", spec.tls.key]
+    return [*front, *files, "--", *words]
 
 
 def tls_args(spec: EngineSpec) -> tuple[str, ...]:
@@ -153,6 +179,8 @@ def environment(
     defaults = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
     if machine is not None and spec.kind == "vllm" and spec.gpus == ():
         defaults |= cpu_environment(spec, machine, {**ours, **spec.env})
+    if spec.part is not None:
+        defaults |= group_environment(spec.part.address, spec.part.interface)
     fixed = {MARKER: marker}
     if spec.gpus is not None:
         fixed["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, spec.gpus))
@@ -180,6 +208,7 @@ def cpu_environment(spec: EngineSpec, machine: Machine, given: Mapping[str, str]
     workers = max(1, _number(spec.args, "--tensor-parallel-size", "-tp"))
     workers *= max(1, _number(spec.args, "--pipeline-parallel-size", "-pp"))
     workers *= max(1, _number(spec.args, "--data-parallel-size", "-dp"))
+    workers = max(1, workers // len(spec.part.nodes)) if spec.part is not None else workers
     if machine.engines * workers > 1 and "VLLM_CPU_OMP_THREADS_BIND" not in given:
         defaults["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
         defaults["OMP_NUM_THREADS"] = str(max(1, machine.cores // (machine.engines * workers)))
@@ -203,8 +232,12 @@ def cpu_args(spec: EngineSpec, machine: Machine) -> tuple[str, ...]:
 
 def api_key(spec: EngineSpec, base: Mapping[str, str]) -> str | None:
     """Return the key the engine will ask for, from its arguments or its environment; None when it asks for none."""
-    found = option(spec.args, "--api-key") or spec.env.get("VLLM_API_KEY") or base.get("VLLM_API_KEY")
-    return found or None
+    return key_of(spec.args, spec.env, base)
+
+
+def key_of(args: Sequence[str], env: Mapping[str, str], base: Mapping[str, str]) -> str | None:
+    """Return the key that an engine with these arguments and variables asks for; see `api_key`."""
+    return option(args, "--api-key") or env.get("VLLM_API_KEY") or base.get("VLLM_API_KEY") or None
 
 
 def shown(words: Sequence[str]) -> str:

@@ -109,7 +109,12 @@ def read_end(path: Path, size: int = TAIL) -> str:
         return ""
     if end > size:
         text = text.partition(b"\n")[2]
-    return _ANSI.sub("", text.decode(errors="replace"))
+    return without_colours(text.decode(errors="replace"))
+
+
+def without_colours(text: str) -> str:
+    """Return text without the codes that terminals take."""
+    return _ANSI.sub("", text)
 
 
 def last_start(text: str) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import time
 import uuid
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ import msgspec
 
 from shoal.engine import exits, record, shm, tree
 from shoal.engine.command import command, environment
+from shoal.engine.executors import executor
 from shoal.engine.exits import Exit
 from shoal.engine.machine import Machine
 from shoal.engine.ports import Reservation, hold
@@ -131,6 +133,7 @@ class EngineProcess:
         reservation: Reservation | None = None,
         machine: Machine | None = None,
         base: Mapping[str, str] | None = None,
+        lifeline: socket.socket | None = None,
     ) -> EngineProcess:
         """Start `spec` in a session of its own, its output appended to its log.
 
@@ -142,6 +145,7 @@ class EngineProcess:
             reservation: of its port; released when the engine has been ended, and left to the caller on an error.
             machine: for the defaults of engines on CPUs, see `command.environment`.
             base: environment to build on, by default this process's.
+            lifeline: given to the process, see `shoal.engine.lifeline`; closed here in any case.
 
         Raises:
             StartError: the program or its log could not be opened.
@@ -164,8 +168,13 @@ class EngineProcess:
             boot=tree.boot_id(),
             started=time.time(),
             authority=spec.tls.authority if spec.tls else "",
+            part=spec.part,
+            lifeline=lifeline.getsockname()[1] if lifeline else 0,
+            health=spec.health,
         )
-        spawning = asyncio.ensure_future(asyncio.to_thread(spawn, words, variables, state_dir, rec))
+        spawning = asyncio.ensure_future(asyncio.to_thread(spawn, words, variables, state_dir, rec, lifeline))
+        if lifeline is not None:
+            spawning.add_done_callback(lambda _: lifeline.close())
         try:
             rec, pidfd = await asyncio.shield(spawning)
         except asyncio.CancelledError:
@@ -337,4 +346,6 @@ def _clean_up(rec: Record, settle: float) -> tuple[tuple[str, ...], tuple[str, .
 
     killed, left = tree.end(find, settle)
     removed = [] if left else shm.remove_unused(segments)
+    if rec.part is not None:
+        executor(rec.part.executor).clean_up()
     return tuple(killed), tuple(left), tuple(removed)

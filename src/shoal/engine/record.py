@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from pathlib import Path
 from urllib.parse import quote
 
@@ -11,8 +10,9 @@ import msgspec
 
 from shoal.engine import logs
 from shoal.engine.shm import Segment
-from shoal.engine.spec import EngineSpec
+from shoal.engine.spec import EngineSpec, Part
 from shoal.engine.tree import Ident
+from shoal.files import PRIVATE, write_whole
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,7 +21,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         id: unique on its node.
         model: the model's name in the configuration.
-        kind: ``vllm`` or ``sim``.
+        kind: ``vllm``, ``sim`` or ``command``.
         served_name: id it answers to.
         host: address it listens on.
         port: TCP port it listens on.
@@ -34,8 +34,11 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         leader: its first process; None from the moment before it is started until it is.
         started: when, in seconds since the epoch.
         authority: of its TLS, see `spec.Tls`; "" if it speaks none.
+        health: path that answers 200 when it is well.
         members: processes seen in its tree.
         segments: shared memory its processes use.
+        part: which part of an engine across nodes it is, None for a whole one.
+        lifeline: TCP port of `shoal.engine.lifeline`; 0 without one.
     """
 
     id: str
@@ -53,8 +56,11 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     leader: Ident | None = None
     started: float = 0.0
     authority: str = ""
+    health: str = "/health"
     members: tuple[Ident, ...] = ()
     segments: tuple[Segment, ...] = ()
+    part: Part | None = None
+    lifeline: int = 0
 
     def changed(self, spec: EngineSpec) -> list[str]:
         """Return the names of the parts in which `spec` differs from what the engine was started from."""
@@ -82,11 +88,7 @@ def write(state_dir: Path, record: Record) -> None:
     """
     path = record_path(state_dir, record.id)
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_suffix(".new")
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(msgspec.json.encode(record))
-    new.replace(path)
+    write_whole(path, msgspec.json.encode(record), mode=PRIVATE)
 
 
 def remove(state_dir: Path, engine: str) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import socket
 from pathlib import Path
 
 import msgspec
 
 from shoal.engine import logs, record, tree
+from shoal.engine.lifeline import DESCRIPTOR
 from shoal.engine.record import Record
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -19,7 +21,13 @@ class StartError(Exception):
     """The engine's process could not be started; says which and why."""
 
 
-def spawn(words: list[str], variables: dict[str, str], state_dir: Path, rec: Record) -> tuple[Record, int]:
+def spawn(
+    words: list[str],
+    variables: dict[str, str],
+    state_dir: Path,
+    rec: Record,
+    lifeline: socket.socket | None = None,
+) -> tuple[Record, int]:
     """Start an engine's process and return its record, with the process in it, and a pidfd for it.
 
     Blocks until the program runs, or could not be found.
@@ -29,6 +37,7 @@ def spawn(words: list[str], variables: dict[str, str], state_dir: Path, rec: Rec
         variables: environment.
         state_dir: the node's directory.
         rec: what is known of the engine before it has a process.
+        lifeline: left open in the process, see `shoal.engine.lifeline`; still the caller's to close.
 
     Raises:
         StartError: the program or its log could not be opened.
@@ -50,6 +59,7 @@ def spawn(words: list[str], variables: dict[str, str], state_dir: Path, rec: Rec
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
                 (os.POSIX_SPAWN_DUP2, log, 1),
                 (os.POSIX_SPAWN_DUP2, log, 2),
+                *([(os.POSIX_SPAWN_DUP2, lifeline.fileno(), DESCRIPTOR)] if lifeline else []),
             ],
             setsid=True,
             setsigmask=[],

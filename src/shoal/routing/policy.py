@@ -18,6 +18,9 @@ class Policy(Protocol):
     A policy that asks for the prompt of most requests may say so with a class attribute ``uses_prompt = True``: bodies
     are then decoded once and not twice.
 
+    One that can say what it goes by may have a method ``weighs(engines, in_flight, ask)``, which is called before
+    `pick` for requests that are to be explained and returns a mapping of numbers for each engine.
+
     Attributes:
         uses_load: `pick` reads `in_flight`; False spares the hot path from collecting it.
     """

@@ -109,6 +109,33 @@ class PrefixAffinity:
             self._learned(engines[index].slot, news)
         return index
 
+    def weighs(
+        self, engines: Sequence[EngineTarget], in_flight: Sequence[int], ask: Ask
+    ) -> list[dict[str, float]]:
+        """Return for each engine what `pick` would go by, without picking: to explain a choice.
+
+        ``cached`` and ``missing`` are bytes of the prompt, ``work`` those under way to the engine, ``kv`` the share of
+        its cache in use, ``cost`` the sum that is compared; ``over`` is 1 for one that has more than its share.
+        """
+        if engines is not self._engines:
+            self._prepare(engines)
+        prompt = ask.prompt()
+        match = self._table.match(prompt.hashes, self._all)
+        saved = [_DEPTHS[match.blocks(bit)] if prompt.hashes else 0 for bit in self._bits]
+        rows: list[dict[str, float]] = []
+        costs = self._costs(engines, in_flight, saved, prompt.size)
+        for engine, have, work, cost in zip(engines, saved, self._work, costs, strict=True):
+            row: dict[str, float] = {
+                "cached": have,
+                "missing": prompt.size - have,
+                "work": sum(work),
+                "queued": self._loads.waiting[engine.slot],
+                "kv": self._loads.kv_permille[engine.slot] / 1000,
+                "cost": round(cost % _OVER),
+            }
+            rows.append(row | {"over": 1} if cost >= _OVER else row)
+        return rows
+
     def _prepare(self, engines: Sequence[EngineTarget]) -> None:
         self._engines = engines
         self._bits = [column(engine.slot) for engine in engines]

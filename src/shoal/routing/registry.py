@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import EntryPoint, entry_points
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from shoal.routing.least_connections import LeastConnections
 from shoal.routing.loads import Loads, NoLoads
@@ -20,6 +19,9 @@ from shoal.routing.prefix_table import PrefixTable
 from shoal.routing.round_robin import RoundRobin
 from shoal.routing.session import Session
 from shoal.routing.weighted_round_robin import WeightedRoundRobin
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 GROUP: Final = "shoal.policies"
 """Entry points of users' policies."""
@@ -63,6 +65,9 @@ POLICIES: Final[tuple[str, ...]] = tuple(_FACTORIES)
 @functools.cache
 def users() -> Mapping[str, EntryPoint]:
     """Return the users' policies that were installed when this was first called, by name."""
+    # Late: hardly any worker needs it, and it takes a tenth of a worker's start.
+    from importlib.metadata import entry_points  # noqa: PLC0415
+
     return {entry.name: entry for entry in entry_points(group=GROUP)}
 
 

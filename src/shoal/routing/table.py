@@ -23,6 +23,8 @@ class EngineTarget(msgspec.Struct, frozen=True, kw_only=True):
         instance: differs each time the engine is started; "" where nobody knows (external engines).
         token_ids: it gives token ids when asked to, as vLLM does (``return_token_ids``).
         capacity: requests of all gateways that it should have at most, 0 for no limit; further ones wait.
+        via: unix socket of this node's relay that carries requests there (`communication.protocol` other than tcp); ""
+            to connect to the engine itself.
     """
 
     id: str
@@ -38,6 +40,7 @@ class EngineTarget(msgspec.Struct, frozen=True, kw_only=True):
     instance: str = ""
     token_ids: bool = False
     capacity: int = 0
+    via: str = ""
 
 
 class ModelRoute(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
-from shoal.config.base import known_words, listed, single_line, typed
+from shoal.config.base import listed, single_line, typed
 from shoal.config.scalars import FromVariable
 
 
@@ -24,16 +22,6 @@ def test_no_subclass_of_str_gets_out() -> None:
 def test_lines_are_visible_and_single(text: str) -> None:
     with pytest.raises(ValueError, match="it must"):
         single_line(text)
-
-
-@pytest.mark.parametrize("value", ["tcp", "nonsense", 5, None])
-def test_only_the_announced_words_are_special(value: Any) -> None:
-    assert known_words(value, {"udp": "0.4"}, "tcp") is value
-
-
-def test_announced_words_say_their_release() -> None:
-    with pytest.raises(ValueError, match=r"udp comes with Shoal 0\.4; use tcp until then"):
-        known_words("udp", {"udp": "0.4"}, "tcp")
 
 
 def test_words_are_listed_as_in_a_sentence() -> None:

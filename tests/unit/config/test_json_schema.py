@@ -129,7 +129,7 @@ def test_the_schema_takes_what_the_loader_takes(text: str) -> None:
         "nodes: [{host: a, role: x}]\nmodel: {path: a}\n",
         "nodes: []\nmodel: {path: a}\n",
         "nodes: [{host: a}]\nmodel: {path: a}\ncluster: {secret: short}\n",
-        "nodes: [{host: a}]\nmodel: {path: a}\ncommunication: {protocol: udp}\n",
+        "nodes: [{host: a}]\nmodel: {path: a}\ncommunication: {protocol: quic}\n",
         "nodes: [{host: a}]\nmodel: {path: a, args: {--a: 1}}\n",
         "nodes: [{host: a}]\nmodel: {path: a}\ngateway: {max_body: lots}\n",
         "nodes: [{host: a}]\nmodel: {path: a, engine: external, addresses: [{api_key: x}]}\n",

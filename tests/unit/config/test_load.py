@@ -97,7 +97,7 @@ def test_all_problems_of_a_file_are_told_at_once_in_order(
             model:
               path: a/b
               args: {port: 5}
-            communication: {protocol: udp}
+            communication: {protocol: quic}
             cluster: {confirm_timeout: 9}
             zzz: 1
         """)

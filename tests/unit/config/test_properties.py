@@ -12,6 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from shoal.config import Config, ConfigError, load
+from support.thorough import tries
 
 DIRECTORY = tempfile.TemporaryDirectory(prefix="shoal-config-")
 FILE = Path(DIRECTORY.name) / "cluster.yaml"
@@ -134,7 +135,7 @@ def read(text: str) -> Config:
     return loaded.config
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=tries(50))
 @given(configs)
 def test_what_is_written_is_read(data: dict[str, Any]) -> None:
     config = read(dump(data))
@@ -149,7 +150,7 @@ def test_what_is_written_is_read(data: dict[str, Any]) -> None:
         assert model.env == {key: str(value) for key, value in written.get("env", {}).items()}
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=tries(50))
 @given(configs)
 def test_a_configuration_written_out_in_full_reads_back_the_same(data: dict[str, Any]) -> None:
     config = read(dump(data))
@@ -159,7 +160,7 @@ def test_a_configuration_written_out_in_full_reads_back_the_same(data: dict[str,
     assert again.agreed_hash() == config.agreed_hash()
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=tries(30))
 @given(configs, st.randoms(use_true_random=False))
 def test_the_order_of_keys_nodes_and_models_does_not_matter_to_the_hash(
     data: dict[str, Any], random: Any
@@ -194,7 +195,7 @@ anything: st.SearchStrategy[Any] = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=tries(150))
 @given(configs, st.data())
 def test_any_value_in_any_place_is_read_or_explained(data: dict[str, Any], draw: st.DataObject) -> None:
     place: Any = data
@@ -248,7 +249,7 @@ PIECES = st.sampled_from(
 )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=tries(150))
 @given(
     configs,
     st.lists(
@@ -265,13 +266,13 @@ def test_any_change_of_the_text_is_read_or_explained(
     reads_or_says_why(text)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=tries(150))
 @given(st.text())
 def test_any_text_is_explained(text: str) -> None:
     reads_or_says_why(text)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=tries(100))
 @given(st.binary(max_size=200))
 def test_any_bytes_are_explained(content: bytes) -> None:
     FILE.write_bytes(content)

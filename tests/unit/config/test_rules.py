@@ -33,6 +33,26 @@ MODEL = "model: {path: a/b}\n"
             NODES + "model: {name: x, engine: external}\n",
             "2:26: model has engine external, so it needs `addresses`",
         ),
+        (
+            NODES + "model: {name: x, engine: command}\n",
+            "2:26: model has engine command, so it needs a `command`",
+        ),
+        (
+            NODES + "model: {name: x, engine: command, command: 'p {prot} {port}'}\n",
+            "2:44: `model.command` has {prot}; what can be filled in is {host}, {port}, {model}, {name}, {gpus}",
+        ),
+        (
+            NODES + "model: {name: x, engine: command, command: p}\n",
+            "2:44: `model.command` must have {port} in it",
+        ),
+        (NODES + "model: {name: x, engine: command, command: 'p {port} {model}'}\n", "model needs a `path`"),
+        (NODES + "model: {engine: command, command: 'p {port}'}\n", "2:8: model needs a `name`"),
+        (
+            NODES + "model: {name: x, engine: command, command: 'p {port}', args: {a: 1}}\n",
+            "2:62: `model.args` has no effect with `engine: command`",
+        ),
+        (NODES + "model: {path: a/b, command: 'p {port}'}\n", "2:29: `model.command` has no effect without"),
+        (NODES + "model: {path: a/b, health: /x}\n", "2:28: `model.health` has no effect without"),
         (NODES + "model: {type: large}\n", "2:8: model needs a `path`"),
         (NODES + "model: {engine: sim}\n", "2:8: model needs a `path`"),
         (
@@ -120,6 +140,15 @@ def test_external_engines_take_no_settings_of_own_ones(told: Told, setting: str)
         f"model: {{name: x, engine: external, addresses: [{{url: 'http://x'}}], {setting}}}\n"
     )
     assert "has no effect on external engines" in message
+
+
+@pytest.mark.parametrize("setting", ["type: xlarge", "nodes_per_engine: 2"])
+def test_only_vllm_forms_engines_across_nodes(told: Told, setting: str) -> None:
+    (message,) = told(
+        "nodes: [{host: ::1}, {host: ::1, port: 1}]\n"
+        f"model: {{name: x, engine: command, command: 'prog --port {{port}}', {setting}}}\n"
+    )
+    assert "across 2 nodes, which only vLLM forms" in message
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
 
 import pytest
@@ -85,7 +86,7 @@ def test_times_are_floats_even_by_default(config_of: ConfigOf) -> None:
     for path in all_settings():
         shape = shape_of(path)
         if shape is not None and shape.annotation is float and path[0] not in ("model", "models", "nodes"):
-            assert isinstance(getattr(getattr(config, str(path[0])), str(path[1])), float), path
+            assert isinstance(reduce(getattr, map(str, path), config), float), path
 
 
 def test_a_configuration_cannot_be_changed(config_of: ConfigOf) -> None:
@@ -190,15 +191,6 @@ def test_variables_have_the_type_of_their_setting(config_of: ConfigOf) -> None:
     assert config.engines.ports == (30000, 30010)
     assert config.state_dir.name == "8000"
     assert type(config.cluster.secret) is str
-
-
-@pytest.mark.parametrize("word", ["udp", "rabbitmq", "kafka"])
-def test_protocols_to_come_say_when(told: Told, word: str) -> None:
-    (message,) = told(MINIMAL + f"communication: {{protocol: {word}}}\n")
-    assert (
-        message
-        == f'3:27: `communication.protocol` is "{word}"; {word} comes with Shoal 0.4; use tcp until then'
-    )
 
 
 def test_an_empty_section_or_setting_means_the_default(config_of: ConfigOf) -> None:

@@ -73,3 +73,7 @@ def test_an_engine_that_sees_whatever_gpus_there_are_is_taken_for_a_large_one():
 def test_the_simulated_engine_has_its_own_default():
     assert capacity(spec(kind="sim")) == 288
     assert capacity(spec("--max-num-seqs", "4", kind="sim")) == 5
+
+
+def test_of_a_program_that_is_not_vllm_it_is_not_known() -> None:
+    assert capacity(spec("--max-num-seqs", "7", kind="command")) == 0

@@ -85,6 +85,30 @@ def test_sim_is_started_by_our_interpreter() -> None:
     assert words[3:] == ["--host", "127.0.0.1", "--port", "20001", "--model", "m", "--speed", "2"]
 
 
+def test_a_program_is_started_by_its_own_command_line() -> None:
+    spec = engine_spec(
+        kind="command",
+        port=20001,
+        gpus=(0, 1),
+        args=("p", "{model}", "--name={name}", "--at", "{host}:{port}", "--tp", "{gpus}", '{"a": 1}'),
+    )
+    assert command(spec) == ["p", "/models/m", "--name=m", "--at", "127.0.0.1:20001", "--tp", "2", '{"a": 1}']
+    assert (
+        not {"VLLM_CPU_KVCACHE_SPACE"}
+        & environment(engine_spec(kind="command", gpus=()), {}, "abc", MACHINE).keys()
+    )
+
+
+def test_behind_tls_a_program_gets_its_place_from_the_front() -> None:
+    tls = Tls(authority="a", ca="/a/ca.pem", certificate="/a/node.pem", key="/a/node.key")
+    words = command(
+        engine_spec(kind="command", port=20001, args=("p", "{name}", "{host}", "{port}"), tls=tls)
+    )
+    assert words[:7] == [sys.executable, "-m", "shoal.engine.front", "--host", "127.0.0.1", "--port", "20001"]
+    assert words[words.index("--") + 1 :] == ["p", "m", "{host}", "{port}"]
+    assert option(words, "--ca") == "/a/ca.pem"
+
+
 def test_environment_marks_the_engine_and_gives_it_its_gpus() -> None:
     env = environment(engine_spec(gpus=(1, 3)), {"PATH": "/bin", "CUDA_VISIBLE_DEVICES": "0"}, "abc")
     assert env["SHOAL_ENGINE"] == "abc"

@@ -69,7 +69,7 @@ def test_a_damaged_record_is_put_aside_and_told_of(tmp_path: Path, content: byte
 def test_a_write_that_fails_leaves_the_record_before(tmp_path: Path) -> None:
     record.write(tmp_path, make())
     path = record.record_path(tmp_path, "m-0")
-    path.with_suffix(".new").mkdir()  # nothing can be written there
+    path.with_name(f".{path.name}.new").mkdir()  # nothing can be written there
     with pytest.raises(OSError, match="directory"):
         record.write(tmp_path, msgspec.structs.replace(make(), port=1))
     assert record.read_all(tmp_path)[0] == [make()]
