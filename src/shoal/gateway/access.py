@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from shoal.gateway.fields import without
 from shoal.gateway.key_cells import KeyCells
-from shoal.gateway.keys import Key, Keyring, KeyTable
+from shoal.gateway.keys import Key, Keyring, KeyTable, digest_of, secrets_in
 from shoal.gateway.limits import Limiter
 from shoal.gateway.messages import KeyUsage, UsageRow
 from shoal.gateway.paths import Endpoint
@@ -15,8 +16,10 @@ from shoal.gateway.responses import Answer, error
 from shoal.gateway.usage import Usage
 
 _ENGINES = (Endpoint.JSON, Endpoint.FORM, Endpoint.BARE)
-_OPEN = (Endpoint.HEALTH, Endpoint.VERSION, None)
+_OPEN = (Endpoint.HEALTH, Endpoint.VERSION, Endpoint.CONSOLE, None)
 _SELF = b"/shoal/v1/self"  # says no more than /version, and a node that starts asks it who has its port
+_METRICS = (b"/metrics", b"/metrics/cluster")
+_ONLY_OURS = frozenset((b"x-shoal-key", b"x-shoal-key-role", b"x-shoal-from-node"))
 _CHALLENGE = (b"www-authenticate: Bearer",)  # RFC 9110, 15.5.2
 _NO_KEY = error(
     401,
@@ -53,7 +56,7 @@ class Access:
         report: takes what was used to the node process.
     """
 
-    __slots__ = ("_keyring", "_open_metrics", "_report", "_used", "limiter")
+    __slots__ = ("_keyring", "_open_metrics", "_report", "_scrape", "_used", "limiter", "unlimited")
 
     def __init__(
         self, table: KeyTable, cells: KeyCells, worker: int, report: Callable[[KeyUsage], None]
@@ -65,8 +68,10 @@ class Access:
 
     def replace(self, table: KeyTable) -> None:
         """Take these keys in the place of the former ones. Requests under way go on."""
-        self._keyring = Keyring(table)
+        self._keyring = keyring = Keyring(table)
+        self.unlimited = keyring.unlimited
         self._open_metrics = table.open_metrics
+        self._scrape = table.scrape
 
     def check(self, request: Request, endpoint: Endpoint | None) -> Answer | None:
         """Find the key of a request and judge whether it opens what it asks for. Return the refusal if not."""
@@ -75,7 +80,7 @@ class Access:
         admin = False
         if endpoint is Endpoint.CONTROL:
             path = request.target.partition(b"?")[0]
-            if path == _SELF or (path == b"/metrics" and self._open_metrics):
+            if path == _SELF or (path in _METRICS and (self._open_metrics or self._scrapes(request))):
                 return None
             admin = not path.startswith(b"/v1/")
         elif request.method == b"OPTIONS" and endpoint in _ENGINES:
@@ -90,6 +95,10 @@ class Access:
         request.key = key
         return None
 
+    def _scrapes(self, request: Request) -> bool:
+        """Whether a request shows the key for metrics."""
+        return bool(self._scrape) and self._scrape in map(digest_of, secrets_in(request.credentials))
+
     def enter(self, key: Key, model: str) -> Answer | None:
         """Admit a request to a model, which has to `leave` later; or return the answer that refuses it."""
         refusal = self.limiter.enter(key)
@@ -100,7 +109,7 @@ class Access:
     def leave(self, key: Key, model: str, usage: Usage | None) -> None:
         """Note the end of a request that was admitted, and what it has taken; None if nothing, or nobody knows."""
         self.limiter.leave(key)
-        row = self._row(key, model)
+        row = self._used.get((key.name, model)) or self._row(key, model)
         row[0] += 1
         if usage is not None:
             row[1] += usage.prompt
@@ -119,6 +128,21 @@ class Access:
         if row is None:
             row = self._used[key.name, model] = [0, 0, 0, 0]
         return row
+
+
+def identified(head: bytes, key: Key | None) -> bytes:
+    """Return the head of a request for the control app, which learns from it whose key opened the way.
+
+    Args:
+        head: as its client has sent it; what a client says of itself in these fields is taken out.
+        key: of the request, None where nobody needs one.
+    """
+    if b"\r\nx-shoal-" in head.lower():
+        head = without(head, _ONLY_OURS)
+    if key is not None:
+        role = b"admin" if key.admin else b"user"
+        head += b"\r\nx-shoal-key: %b\r\nx-shoal-key-role: %b" % (key.name.encode(), role)
+    return head
 
 
 def model_refusal(key: Key | None, model: str) -> Answer | None:

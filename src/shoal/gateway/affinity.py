@@ -91,6 +91,10 @@ class Affinity:
         """Write what other nodes' gateways have under way, by slot; slots not named get 0."""
         _write(self.work_row(self.workers), work)
 
+    def own(self) -> bytes:
+        """Return a copy of all cells of this node's own workers, to see by it whether anything has changed."""
+        return self._work[: self.workers * SLOTS].tobytes()
+
     def local(self, slot: int) -> int:
         """Return what this node's own workers have under way to an engine."""
         return sum(self.work(slot)[: self.workers])

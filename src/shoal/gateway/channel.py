@@ -1,11 +1,11 @@
-"""The channel between the node process and a gateway worker: length-prefixed msgpack over a socket pair.
+"""The channel between the node process and a gateway worker, or its relay: length-prefixed msgpack over a socket pair.
 
 Both ends use the same class. The node process::
 
     ours, theirs = socket.socketpair()
     process = Popen([..., "--channel-fd", str(theirs.fileno())], pass_fds=[theirs.fileno(), counters_fd])
     theirs.close()
-    channel = await open_node_end(ours, on_message=self.heard, on_close=self.lost)
+    channel = await open_end(ours, Channel(Decoder(FromWorker), self.heard, self.lost))
     channel.send(WorkerSettings(...))
 """
 
@@ -18,7 +18,7 @@ from typing import Generic, TypeVar, cast
 
 import msgspec
 
-from shoal.gateway.messages import FromWorker, ToWorker
+from shoal.gateway.messages import ToWorker
 
 MAX_MESSAGE = 256 * 1024 * 1024
 """Longest message taken, bytes; a longer one means the ends are out of step."""
@@ -51,7 +51,7 @@ class Channel(asyncio.Protocol, Generic[Received]):
         self._transport: asyncio.Transport | None = None
         self._error: Exception | None = None
 
-    def send(self, message: ToWorker | FromWorker) -> None:
+    def send(self, message: msgspec.Struct) -> None:
         """Queue a message; never waits. After the channel has closed it is dropped."""
         if self._transport is None or self._transport.is_closing():
             return
@@ -95,20 +95,11 @@ class Channel(asyncio.Protocol, Generic[Received]):
         self._on_close(exc or self._error)
 
 
-async def _open(sock: socket.socket, channel: Channel[Received]) -> Channel[Received]:
+async def open_end(sock: socket.socket, channel: Channel[Received]) -> Channel[Received]:
+    """Return `channel` over its half of a socket pair, which it then owns."""
     sock.setblocking(False)
     await asyncio.get_running_loop().create_unix_connection(lambda: channel, sock=sock)
     return channel
-
-
-async def open_node_end(
-    sock: socket.socket,
-    on_message: Callable[[FromWorker], None],
-    on_close: Callable[[Exception | None], None],
-) -> Channel[FromWorker]:
-    """Return the node process's end over its half of a socket pair, which the channel then owns."""
-    decoder: msgspec.msgpack.Decoder[FromWorker] = msgspec.msgpack.Decoder(FromWorker)
-    return await _open(sock, Channel(decoder, on_message, on_close))
 
 
 async def open_worker_end(
@@ -118,4 +109,4 @@ async def open_worker_end(
 ) -> Channel[ToWorker]:
     """Return the worker's end over its half of a socket pair, which the channel then owns."""
     decoder: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)
-    return await _open(sock, Channel(decoder, on_message, on_close))
+    return await open_end(sock, Channel(decoder, on_message, on_close))

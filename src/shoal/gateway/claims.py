@@ -96,5 +96,10 @@ def owner(request: Request, peer: str, key: Key | None = None) -> str:
 
 def patience(request: Request, most: float) -> float:
     """Return the seconds a request may wait: what it says itself (``Prefer: wait=N``), `most` at most."""
-    preferred = _WAIT.search(request.header(b"prefer"))
+    return patience_of(request.header(b"prefer"), most)
+
+
+def patience_of(prefer: bytes, most: float) -> float:
+    """Return the same for the value of a header ``Prefer``, ``b""`` without one."""
+    preferred = _WAIT.search(prefer)
     return min(most, float(preferred[1])) if preferred else most

@@ -18,6 +18,7 @@ from shoal.gateway.exchange import Exchange
 from shoal.gateway.reader import RequestReader
 from shoal.gateway.request import Request
 from shoal.gateway.responses import CONTINUE, Answer, error
+from shoal.gateway.upload import HELD, Upload
 
 if TYPE_CHECKING:
     from shoal.gateway.context import Gateway
@@ -152,7 +153,9 @@ class ClientConnection(asyncio.Protocol):
         """Read requests and start on the first."""
         reader = self._reader
         if reader.ended:
-            if self._tunnel is not None:
+            if reader.upload is not None:
+                self._take_upload(reader.upload, data)
+            elif self._tunnel is not None:
                 self._tunnel.write(data)
             elif self._exchange is not None and self._exchange.request.upgrade:
                 self._early += data  # it belongs to the protocol that is asked for
@@ -260,19 +263,51 @@ class ClientConnection(asyncio.Protocol):
     def _end_with(self, answer: Answer) -> None:
         """Send a refusal, and take and drop what the client still sends, so that it can read it."""
         self._transport.write(answer.render(date=self._gateway.date, close=True))
+        self._linger()
+
+    def _linger(self) -> None:
+        """Take and drop what the client still sends: were it left unread, its answer could be lost."""
+        self.resume_reading()
         _end_output(self._transport)
         self._phase = _ENDING
         self._deadline = self._gateway.coarse_now + _LINGER
 
     def _end(self) -> None:
         """Close when everything written has been sent."""
+        upload, self._reader.upload = self._reader.upload, None
         self._reader.close()
         self._reader.requests.clear()
+        if upload is not None and upload.remaining:
+            self._linger()
+            return
         self._phase = _ENDING
         self._deadline = self._gateway.coarse_now + self._gateway.settings.idle_timeout
         self._transport.close()
 
+    def _take_upload(self, upload: Upload, data: bytes) -> None:
+        upload.feed(data)
+        if len(upload.held) > HELD:
+            self.pause_reading()
+        if self._exchange is not None:
+            self._exchange.heard_at = self._gateway.coarse_now
+
     # What an exchange asks and tells.
+
+    def start_upload(self, upstream: asyncio.Transport) -> None:
+        """Send the body that is under way to `upstream`, as it comes."""
+        assert self._exchange is not None
+        request = self._exchange.request
+        assert request.upload is not None
+        if request.expects_continue and request.upload.remaining == request.length:
+            self._transport.write(CONTINUE)
+        # First: what is held may be more than the other end takes now, which pauses reading again, and once only.
+        self.resume_reading()
+        request.upload.attach(upstream)
+
+    @property
+    def exchange(self) -> Exchange | None:
+        """What is being answered, None between requests."""
+        return self._exchange
 
     def peer(self) -> str:
         """Return the client's IP address."""
@@ -294,10 +329,10 @@ class ClientConnection(asyncio.Protocol):
     def open_tunnel(self, upstream: asyncio.Transport) -> None:
         """Send everything that the client sends from now on to `upstream`, as it comes."""
         self._tunnel = upstream
+        self.resume_reading()  # first, see `start_upload`
         if self._early:
             upstream.write(self._early)
             self._early = b""
-        self.resume_reading()
 
     def close_tunnel(self) -> None:
         """The other end has closed: send what there is, then close."""
@@ -314,10 +349,15 @@ class ClientConnection(asyncio.Protocol):
     def finished(self, request: Request) -> None:
         """The response is complete."""
         self._exchange = None
-        if request.keep_alive:
-            self._advance()
-        else:
+        reader = self._reader
+        if not request.keep_alive:
             self._end()
+        elif self._ahead or reader.requests or reader.ended or not reader.idle():
+            self._advance()
+        else:  # nearly always: as `_wait` does
+            self._phase = _IDLE
+            gateway = self._gateway
+            self._deadline = gateway.coarse_now + gateway.settings.idle_timeout
 
     def answer_failed(self, request: Request, answer: Answer) -> None:
         """No engine has answered: send `answer`, which the exchange has counted."""

@@ -6,15 +6,17 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
 from email.utils import formatdate
+from functools import partial
 from operator import lt
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from shoal.gateway import outcomes
 from shoal.gateway.access import Access
 from shoal.gateway.admission import Admission
 from shoal.gateway.affinity import Affinity
-from shoal.gateway.counters import Cell, InFlight, SharedMetrics
+from shoal.gateway.counters import NO_MODEL, Cell, InFlight, SharedMetrics, model_block
 from shoal.gateway.faults import Faults
 from shoal.gateway.heads import KnownRequests
 from shoal.gateway.inspect import RoutingFields, decode_fields
@@ -22,6 +24,8 @@ from shoal.gateway.key_cells import KeyCells
 from shoal.gateway.messages import Report, WorkerNotice, WorkerSettings
 from shoal.gateway.pool import Counts, Pool
 from shoal.gateway.prompts import prompt_fields
+from shoal.gateway.trace import Traces
+from shoal.gateway.via import DETOUR, ViaPool
 from shoal.routing import registry
 from shoal.routing.least_connections import LeastConnections
 from shoal.routing.policy import Policy
@@ -53,6 +57,7 @@ class Route:
         "_least_ample",
         "admission",
         "batch_share",
+        "block",
         "capped",
         "max_model_len",
         "model",
@@ -75,6 +80,7 @@ class Route:
     ) -> None:
         self.admission = admission
         self.batch_share = batch_share
+        self.block = model_block(route.slot)
         self.model = route.model
         self.model_id = model_id
         self.max_model_len = route.max_model_len
@@ -91,12 +97,13 @@ class Route:
 
     def admit(self, gateway: Gateway, request: Request) -> Pool | None:
         """Return the engine for a new, ordinary request; None where that needs a closer look (`Admission.enter`)."""
-        ample = self._ample
+        ample, columns = self._ample, self._columns
+        if gateway.faults.avoided:
+            return self.choose((), gateway, request) if ample is None else None
         if ample is None:
-            return self.choose((), gateway, request)
-        if self.admission.waiting or gateway.faults.avoided:
+            return self._pick(self.pools, self.targets, columns, gateway, request)
+        if self.admission.waiting:
             return None
-        columns = self._columns
         if len(columns) == 1:
             return self.pools[0] if sum(columns[0]) < ample[0] else None
         loads = list(map(sum, columns))
@@ -188,6 +195,8 @@ class Route:
         policy = request.policy or self.policy
         try:
             counted = loads or list(map(sum, columns)) if policy.uses_load else ()
+            if request.trace is not None:
+                request.trace.consider(policy, targets, counted, request, len(self.pools))
             return pools[policy.pick(targets, counted, request)]
         except Exception as error:
             gateway.policy_failed(self.model, policy, error)
@@ -223,6 +232,9 @@ class Gateway:
         self.fields_of: Callable[[bytes], RoutingFields] = decode_fields
         """Decodes the routing fields of a JSON body, with the prompt if policies need it."""
         self.heads = KnownRequests(settings)
+        self.traces = Traces(settings, report)
+        self.curious = settings.allow_override or self.traces.watching
+        """More is to be found out about each request than its routing fields."""
         self.table = RoutingTable(version=0)
         self.routes: dict[str, Route] = {}
         self.only_route: Route | None = None
@@ -242,6 +254,7 @@ class Gateway:
         self.coarse_now = self.now()  # the clock as of the last tick, for time-outs of seconds
         self.date = b""  # value of the Date header
         self.cells = metrics.row(settings.index)
+        self.outcomes = metrics.outcomes(settings.index)
         self.control = Pool(
             EngineTarget(id="control", slot=0, host="", port=0),
             Counts.private(),
@@ -266,6 +279,7 @@ class Gateway:
         self._failed: set[tuple[str, str]] = set()
         self._pools: dict[str, Pool] = {}
         self._policies: dict[tuple[str, str], Policy] = {}
+        self._detours: set[str] = set()  # engines that the relay does not lead to for the moment
         in_flight.clear(settings.index)
         self._affinity.clear(self._index)
         metrics.reset_gauges(settings.index)
@@ -346,16 +360,17 @@ class Gateway:
             self._report(WorkerNotice(f"{text}; least_connections picks in its place", "warning"))
 
     def routes_to(self, pool: Pool) -> bool:
-        """Return whether the table has the pool's engine, at the same address."""
-        return self._pools.get(pool.target.id) is pool
+        """Return whether the table has the pool's engine, at the same address; the way there may be another one."""
+        now = self._pools.get(pool.target.id)
+        return now is pool or (now is not None and _same(now.target, pool.target, via=""))
 
     def _pool(self, target: EngineTarget) -> Pool:
+        if target.via and target.id in self._detours:
+            target = msgspec.structs.replace(target, via="")
         pool = self._pools.get(target.id)
-        if pool is not None:
-            same = msgspec.structs.replace(pool.target, weight=target.weight, capacity=target.capacity)
-            if same == target:
-                pool.target = target
-                return pool
+        if pool is not None and _same(pool.target, target):
+            pool.target = target
+            return pool
         index = self.settings.index
         counts = Counts(
             self._in_flight.row(index),
@@ -365,13 +380,30 @@ class Gateway:
             target.slot,
         )
         counts.work = self._affinity.work_row(self._index)
-        return Pool(
+        make = partial(ViaPool, cut_off=self._detour) if target.via else Pool
+        return make(
             target,
             counts,
             keepalive=self.settings.keepalive,
             connect_timeout=self.settings.connect_timeout,
+            metered=self.access is not None,
             credentials=self.settings.authorities.get(target.authority),
         )
+
+    def _detour(self, engine: str) -> None:
+        """Go to an engine by tcp for a while: the relay has cut a request off."""
+        if engine not in self._detours:
+            self._detours.add(engine)
+            self.apply(self.table)
+            asyncio.get_running_loop().call_later(DETOUR, self._end_detour, engine)
+
+    def _end_detour(self, engine: str) -> None:
+        self._detours.discard(engine)
+        self.apply(self.table)
+
+    def engine_of(self, block: int) -> str:
+        """Return the id of the engine whose cells are a block; "" if none has them any more."""
+        return next((pool.target.id for pool in self._pools.values() if pool.block == block), "")
 
     def _instance(self, engine: str) -> str:
         pool = self._pools.get(engine)
@@ -407,3 +439,10 @@ class Gateway:
     def count_answer(self, status: int, streamed: bool = False) -> None:
         """Count a request answered by the worker itself."""
         self.cells[Cell.REQUESTS + 2 * (status // 100 - 2) + streamed] += 1
+        outcomes.count_code(self.outcomes, NO_MODEL, status, streamed)
+
+
+def _same(one: EngineTarget, other: EngineTarget, **same: str) -> bool:
+    """Whether two targets differ at most in what connections to them do not depend on, and in `same`."""
+    like = {"weight": 1.0, "capacity": 0, **same}
+    return msgspec.structs.replace(one, **like) == msgspec.structs.replace(other, **like)

@@ -268,15 +268,15 @@ def _from_text(asked: Asked, said: Transcript) -> Continuation:
     limit = asked.max_tokens
     if limit is not None:
         fields.pop("max_completion_tokens", None)
-        fields["max_tokens"] = max(1, limit - said.counted)
+        fields["max_tokens"] = max(1, limit - said.spoken)
     if fields.get("min_tokens"):
-        fields["min_tokens"] = max(0, fields["min_tokens"] - said.counted)
+        fields["min_tokens"] = max(0, fields["min_tokens"] - said.spoken)
     fields["stream_options"] = (fields.get("stream_options") or {}) | {"include_usage": True}
     return Continuation(
         target=CHAT if asked.chat else COMPLETIONS,
         body=msgspec.json.encode(fields),
         exact=False,
-        tokens=said.counted,
+        tokens=said.spoken,
         covered=said.chars,
         repeats="",
     )

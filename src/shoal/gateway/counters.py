@@ -5,6 +5,8 @@ The map holds 64-bit integers. Every cell has exactly one writer, so an aligned 
     in flight   rows 0..W-1 of the workers, row W of the other nodes' gateways; one column per engine slot
     metrics     W rows: totals and gauges of a worker, then requests per slot, then faults per slot, then requests
                 that wait, one column per model slot
+    outcomes    W rows: what became of requests, one block of cells (`shoal.gateway.outcomes`) per engine slot, then
+                one per model slot, then one for the rest
     elsewhere   1 row: gateway workers of other nodes in which requests wait, one column per model slot
 
 The node process creates the map (`create`), hands the descriptor to every worker, assigns slots to engines and to
@@ -22,6 +24,9 @@ from array import array
 from collections.abc import Mapping
 
 import msgspec
+
+from shoal.gateway import outcomes
+from shoal.gateway.outcomes import WIDTH, Outcome
 
 SLOTS = 1024
 """Engines that can be counted at once."""
@@ -58,10 +63,25 @@ class Cell:
 
 _TOTALS = 32  # cells kept for `Cell`, some free
 _METRICS_ROW = _TOTALS + 3 * SLOTS
+_OUTCOMES_ROW = (2 * SLOTS + 1) * WIDTH
+
+NO_MODEL = 2 * SLOTS * WIDTH
+"""Where the block begins for requests that are for no model there is, or for none at all."""
+
+
+def engine_block(slot: int) -> int:
+    """Return where the block of the engine that has `slot` begins."""
+    return slot * WIDTH
+
+
+def model_block(slot: int) -> int:
+    """Return where the block begins of the requests, for the model that has `slot`, that no engine has answered."""
+    return (SLOTS + slot) * WIDTH
 
 
 def _size(workers: int) -> int:
-    return _CELL * ((workers + 1) * SLOTS + workers * _METRICS_ROW + SLOTS)
+    # The pages of blocks that nobody uses are never there.
+    return _CELL * ((workers + 1) * SLOTS + workers * (_METRICS_ROW + _OUTCOMES_ROW) + SLOTS)
 
 
 def create(workers: int, more: int = 0) -> int:
@@ -101,6 +121,10 @@ class InFlight:
     def row(self, index: int) -> memoryview:
         """Return the writable cells of one worker (the row after the last worker's: of all other nodes)."""
         return self._cells[index * SLOTS : (index + 1) * SLOTS]
+
+    def own(self) -> bytes:
+        """Return a copy of all cells of this node's own workers, to see by it whether anything has changed."""
+        return self._cells[: self.workers * SLOTS].tobytes()
 
     def clear(self, index: int) -> None:
         """Zero a row, for instance that of a worker that has died."""
@@ -160,7 +184,8 @@ class SharedMetrics:
         self.workers = workers
         cells = _cells(fd, workers)
         self._in_flight = cells[: workers * SLOTS]
-        self._cells = cells[(workers + 1) * SLOTS : -SLOTS]
+        self._cells = cells[(workers + 1) * SLOTS :][: workers * _METRICS_ROW]
+        self._outcomes = cells[(workers + 1) * SLOTS + workers * _METRICS_ROW : -SLOTS]
         self.elsewhere = cells[-SLOTS:]
         """By model slot: gateway workers of other nodes in which requests wait."""
 
@@ -175,6 +200,15 @@ class SharedMetrics:
     def engine_faults(self, worker: int) -> memoryview:
         """Return a worker's writable count of faults by slot."""
         return self._cells[worker * _METRICS_ROW + _TOTALS + SLOTS :][:SLOTS]
+
+    def outcomes(self, worker: int) -> memoryview:
+        """Return a worker's writable blocks of what became of requests."""
+        return self._outcomes[worker * _OUTCOMES_ROW :][:_OUTCOMES_ROW]
+
+    def outcome(self, block: int) -> Outcome:
+        """Return what became of the requests that are counted in the block that begins at `block`."""
+        rows = [self.outcomes(worker)[block : block + WIDTH].tolist() for worker in range(self.workers)]
+        return outcomes.read([sum(column) for column in zip(*rows, strict=True)])
 
     def waiting(self, worker: int) -> memoryview:
         """Return a worker's writable count of requests that wait, batch ones left out, by model slot."""

@@ -7,6 +7,13 @@ import httptools
 MAX_CHUNK = 1023
 """Bytes of a chunk that is passed on in one piece, see `whole_chunk`: more than an event of one token has."""
 
+SIZE_LINES = tuple(b"%x\r\n" % size for size in range(MAX_CHUNK + 3))
+"""By the size of a chunk, the line in front of it; up to what `MAX_CHUNK` bytes become with ``null`` for ``[]``."""
+
+_LINES = {len(line) + size + 2: line for size, line in enumerate(SIZE_LINES[: MAX_CHUNK + 1]) if size}
+CHUNK_LINES = tuple(_LINES.get(length, b"no chunk\r\n") for length in range(max(_LINES) + 1))
+"""By the length of a whole chunk, the same; no chunk begins with what is there for lengths that none has."""
+
 _SIZES = {form % size: size for size in range(1, MAX_CHUNK + 1) for form in (b"%x", b"%X")}
 _ENDS = (b"\n\n", b"\r\n\r\n")
 _MAX_EVENT = 64 * 1024 * 1024  # bytes; an engine that sends a longer one is not to be trusted with our memory

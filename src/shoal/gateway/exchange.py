@@ -8,19 +8,24 @@ it releases exactly once, on every path out.
 from __future__ import annotations
 
 from collections.abc import Callable
+from time import monotonic_ns
 from typing import TYPE_CHECKING
 
-from shoal.gateway.counters import Cell
+from shoal.gateway.counters import NO_MODEL, Cell
 from shoal.gateway.events import Dechunker
 from shoal.gateway.faults import is_dead_core
-from shoal.gateway.responses import Answer, error
+from shoal.gateway.outcomes import CLIENT_GONE, count, count_whole
+from shoal.gateway.responses import Answer, error, message_of
+from shoal.gateway.trace import Explained, epoch
 from shoal.gateway.tunnel import TunnelEnd
 from shoal.gateway.upstream import Framing, ResponseHead, UpstreamConnection
+from shoal.gateway.usage import BodyWatch, Usage, last_usage
 
 if TYPE_CHECKING:
     from shoal.gateway.client import ClientConnection
     from shoal.gateway.context import Gateway, Route
     from shoal.gateway.heads import KnownHead
+    from shoal.gateway.keys import Key
     from shoal.gateway.pool import Pool
     from shoal.gateway.request import Request
 
@@ -44,6 +49,8 @@ class Exchange:
 
     __slots__ = (
         "_attempts",
+        "_begun",
+        "_block",
         "_chunk",
         "_dechunker",
         "_ends_with_connection",
@@ -60,11 +67,15 @@ class Exchange:
         "_waits",
         "_work",
         "client",
+        "ended",
         "gateway",
         "heard_at",
+        "lines",
+        "owner",
         "request",
         "route",
         "waited",
+        "watch",
     )
 
     def __init__(
@@ -74,6 +85,12 @@ class Exchange:
         self.client = client
         self.request = request
         self.route = route
+        self.owner: Key | None = None  # its key, until what it has taken is counted (`metered`)
+        self.lines: tuple[bytes, ...] = ()  # header lines about the key's limits
+        self.watch: BodyWatch | None = None  # looks for the usage in an answer that is no stream
+        self.ended = False  # the answer is complete
+        self._begun = monotonic_ns()
+        self._block = NO_MODEL if route is None else route.block  # of the cells that count what becomes of it
         self.heard_at = 0.0  # when the engine was last heard (coarse clock)
         self._outgoing = (
             request  # what engines get: the request, or one that goes on where its stream broke off
@@ -103,14 +120,15 @@ class Exchange:
         if route is None:
             self.begin(self.gateway.control)
         elif self.request.claim is None and (pool := route.admit(self.gateway, self.request)) is not None:
-            self.begin(pool)
+            self._attempt(pool)
         else:
             route.admission.enter(self)
 
     def begin(self, pool: Pool) -> None:
         """Send the request to the engine that was picked for it."""
         self._waits = None
-        self.gateway.cells[Cell.BYTES_IN] += len(self.request.body)
+        if self.waited and self.request.trace is not None:
+            self.request.trace.note("queued", seconds=self.waited)
         self._attempt(pool)
 
     def waits_for(self, undo: Callable[[], object]) -> None:
@@ -120,17 +138,30 @@ class Exchange:
     def refuse(self, answer: Answer) -> None:
         """There is no place for the request."""
         self._waits = None
+        if self.request.trace is not None or answer.status >= 500:
+            trace = self.gateway.traces.late(self.request, self._begun)
+            trace.note("refused", text=message_of(answer))
         self._give_up(answer)
 
     def _attempt(self, pool: Pool) -> None:
         self._pool = pool
+        self._block = pool.block
+        gateway, request = self.gateway, self.request
+        if not self._attempts:
+            gateway.cells[Cell.BYTES_IN] += len(request.body)
         self._attempts += 1
-        self.heard_at = self.gateway.coarse_now
-        pool.counts.begin()
-        if self.request.work:
-            self._work = work = self.request.work
-            pool.counts.work[pool.counts.slot] += work
-        upstream = pool.take()
+        self.heard_at = gateway.coarse_now
+        counts = pool.counts
+        slot = counts.slot  # as `Counts.begin` does: calls are what costs here
+        counts.in_flight[slot] += 1
+        counts.requests[slot] += 1
+        if request.work:
+            self._work = work = request.work
+            counts.work[slot] += work
+        if request.trace is not None:
+            request.trace.picked(pool.target.id)
+        # A body that is not kept can be sent only once, so not over a connection that may have been closed meanwhile.
+        upstream = pool.take() if request.upload is None else None
         if upstream is None:
             pool.connect(self)
         else:
@@ -141,16 +172,20 @@ class Exchange:
         request = self._outgoing
         if request.ask_ids or request.ask_usage:
             request = request.asking(ids=request.ask_ids and pool.target.token_ids, usage=request.ask_usage)
-        head = (
-            request.head
-            if pool.plain
-            else request.head_for(pool.prefix, pool.host_line, pool.authorization_line)
-        )
+        manner = pool.manner
+        if manner is None:
+            head = request.head
+        elif request.known is not None:
+            head = request.known.head_for(manner, request)
+        else:
+            head = request.head_for(manner)
         if request.chunked:
             head += b"\r\ncontent-length: %d" % len(request.body)
         self._reached = True
         self._upstream = upstream
         upstream.send(self, head, request.body)
+        if request.upload is not None:
+            self.client.start_upload(upstream.transport)
         if self.client.write_paused:
             upstream.pause()
 
@@ -202,8 +237,8 @@ class Exchange:
         text = head.head
         if not pool.is_control:
             text += pool.engine_line
-            if self._attempts > 1 or self.waited:
-                text += self._remarks()
+            if self._attempts > 1 or self.waited or request.trace is not None:
+                text += self._remarks(text)
             if self.gateway.faults.avoided:
                 self.gateway.faults.reachable(pool.target.id)
         framing = head.framing
@@ -250,8 +285,22 @@ class Exchange:
         cells = gateway.cells
         cells[Cell.REQUESTS] += 1
         cells[Cell.BYTES_OUT] += len(data)
+        took = monotonic_ns() - self._begun
+        count_whole(gateway.outcomes, self._block, took)
+        if special or took > gateway.traces.slow:
+            self._remember(200, took)
         client.write(data)
+        if self.owner is not None:
+            self._charge(last_usage(body))
         client.finished(request)
+
+    def _charge(self, usage: Usage | None) -> None:
+        """Count for its key that the request is over, and what it has taken; the first time counts."""
+        key, self.owner = self.owner, None
+        if key is not None:
+            assert self.gateway.access is not None
+            assert self.route is not None
+            self.gateway.access.leave(key, self.route.model_id, usage)
 
     def _changed(self, head: bytes) -> bytes:
         """Return the known head of a response with what this exchange adds to it, empty line included."""
@@ -259,19 +308,22 @@ class Exchange:
         pool = self._pool
         assert pool is not None
         if not pool.is_control:
-            head += self._remarks()
+            head += self._remarks(head)
             self.gateway.faults.reachable(pool.target.id)
         if not self.client.persists(self.request):
             head += b"\r\nconnection: close"
         return head + b"\r\n\r\n"
 
-    def _remarks(self) -> bytes:
-        """Return header lines about the request's way to its engine, each behind a line end."""
+    def _remarks(self, head: bytes) -> bytes:
+        """Return header lines about the request's way to its engine, each behind a line end; `head` is the answer's."""
         lines = b""
         if self._attempts > 1:
             lines += b"\r\nx-shoal-attempts: %d" % self._attempts
         if self.waited:
             lines += b"\r\nx-shoal-queue-time: %.3f" % self.waited
+        trace = self.request.trace
+        if trace is not None and b"\r\nx-request-id:" not in head.lower():
+            lines += b"\r\nx-request-id: " + trace.name.encode()
         return lines
 
     def on_upgraded(self, head: ResponseHead, first: bytes) -> None:
@@ -366,6 +418,7 @@ class Exchange:
             self._count(self._status)
         else:
             self.gateway.cells[Cell.CLIENT_DISCONNECTS] += 1
+            self._observe(CLIENT_GONE)
         if self._waits is not None:
             self._waits()
         self._drop_upstream()
@@ -398,6 +451,10 @@ class Exchange:
         if pool.is_control:
             if limit is not None and silence >= limit:
                 self._drop_upstream()
+                if self.request.upload is not None and self.request.upload.remaining:
+                    text = f"Nothing more of the file has come for {limit:g} s."
+                    self._give_up(error(408, text, code="request_timeout"))
+                    return
                 text = f"The node's control interface was silent for {limit:g} s."
                 self._give_up(error(504, text, code="control_timeout"))
             return
@@ -423,6 +480,7 @@ class Exchange:
             self._give_up(error(502, f"The node's control interface is away: {reason}.", code="control_away"))
             return
         self._count_fault(pool)
+        gateway.traces.late(self.request, self._begun).note("failed", engine=pool.target.id, text=reason)
         self._tried += (pool,)
         self._failures += (f"{pool.target.id}: {reason}",)
         # The table may have changed since the request came in: retry among the engines there are now.
@@ -451,6 +509,12 @@ class Exchange:
 
     def _give_up(self, answer: Answer) -> None:
         self._release()
+        self._block = NO_MODEL if self.route is None else self.route.block
+        trace = self.request.trace
+        if answer.status >= 500 and self.route is not None:
+            trace = self.gateway.traces.late(self.request, self._begun)
+        if trace is not None:
+            answer = trace.named(answer)
         self._count(answer.status)
         self.client.answer_failed(self.request, answer)
 
@@ -475,6 +539,56 @@ class Exchange:
         cells = self.gateway.cells
         cells[Cell.REQUESTS + 2 * (status // 100 - 2) + self.request.stream] += 1
         cells[Cell.BYTES_OUT] += self._sent
+        self._observe(status)
+
+    def _observe(self, status: int) -> None:
+        """Count what has become of the request, and how long that took."""
+        took = monotonic_ns() - self._begun
+        count(self.gateway.outcomes, self._block, status, self.request.stream, took)
+        if self.request.trace is not None or status >= 500 or took > self.gateway.traces.slow:
+            self._remember(status, took)
+
+    def _remember(self, status: int, took: int) -> None:
+        """Keep what can be told of the request, if it is one to be explained."""
+        route, request, traces = self.route, self.request, self.gateway.traces
+        if route is None or (
+            request.trace is None and (self._tunnelled or (status < 500 and took <= traces.slow))
+        ):
+            return
+        trace = traces.late(request, self._begun)
+        first, events, answer_id = self._streamed()
+        asked = [step.engine for step in trace.steps if step.engine]
+        traces.keep(
+            trace,
+            Explained(
+                id=trace.name,
+                answer_id=answer_id,
+                began=epoch(trace.began),
+                method=request.method.decode("latin-1"),
+                path=request.target.partition(b"?")[0].decode("latin-1"),
+                model=route.model_id,
+                key=request.key.name if request.key is not None else "",
+                stream=request.stream,
+                status=status,
+                seconds=took / 1e9,
+                queued=self.waited,
+                first=first,
+                events=events,
+                engine=self.gateway.engine_of(self._block) or next(reversed(asked), ""),
+                attempts=self._attempts,
+                followed=trace.followed,
+                steps=tuple(trace.steps),
+            ),
+            self._told_usage() if trace.span is not None else None,
+        )
+
+    def _told_usage(self) -> Usage | None:
+        """Return what the engine has said that the request has taken, None where that is not looked at."""
+        return None
+
+    def _streamed(self) -> tuple[float, int, str]:
+        """Return of a stream the seconds to its first event, how many there were, and the id they have."""
+        return 0.0, 0, ""
 
     def _count_fault(self, pool: Pool) -> None:
         pool.counts.fault()

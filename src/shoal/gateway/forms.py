@@ -5,80 +5,38 @@ What is true of one event of that form is true of all, so an event that has it n
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import msgspec
 
-from shoal.gateway.events import MAX_CHUNK
 from shoal.gateway.transcript import Choice, Chunk, decode_chunk
 
 _BEGIN = b"data: {"
 _IDS = b'token_ids":['  # as a key: inside a string its quote would be escaped
 _KEYS = (b'"content":"', b'"text":"')  # of chat completions and completions
-_CHUNK_END = b"\r\n"
-
-_SIZE_LINES = [b"%x\r\n" % size for size in range(MAX_CHUNK + 1)]
+CHUNK_END = b"\r\n"
+"""The line end behind a chunk (RFC 9112, 7.1)."""
 
 _decode_text = msgspec.json.Decoder(str).decode
 _decode_ids = msgspec.json.Decoder(list[int]).decode
 
 
-class EventForm:
+class EventForm(NamedTuple):
     """The form of a stream's chunks.
 
-    Args:
+    Attributes:
         before: the event up to its text, the quote in front of that included.
         between: from the quote behind the text up to the token ids; without ids, up to the end.
-        after: from the bracket behind the ids on, b"" without ids.
-        strip: the client did not ask for the ids: it gets null in their place.
+        after: from the bracket behind the ids on, with the line end behind the chunk; without ids, that alone.
+        ids: there are token ids.
+        rest: what the client gets from the quote behind the text on, with that line end; None: all as it came.
     """
 
-    __slots__ = (
-        "_after",
-        "_after_size",
-        "_before",
-        "_between",
-        "_between_size",
-        "_ids",
-        "_rest",
-        "_rest_size",
-        "_size",
-    )
-
-    def __init__(self, before: bytes, between: bytes, after: bytes, strip: bool) -> None:
-        self._before = before
-        self._size = len(before)
-        self._between = between
-        self._between_size = len(between)
-        self._after = after
-        self._after_size = len(after)
-        self._ids = bool(after)
-        rest = between[:-1] + b"null" + after[1:] if after and strip else b""
-        self._rest_size = len(rest)
-        self._rest = rest + _CHUNK_END
-
-    def match(self, event: bytes) -> tuple[bytes, bytes | None, bytes] | None:
-        """Return text and ids of an event, as its JSON has them, and the chunk for the client; None if it is another.
-
-        Args:
-            event: of `MAX_CHUNK` bytes at most.
-        """
-        # A string without a quote in it: one with an escaped quote does not go on with `between`, which has quotes.
-        quote = event.find(b'"', self._size)
-        if not event.startswith(self._before) or not event.startswith(self._between, quote):
-            return None
-        start = quote + self._between_size
-        ids = None
-        if self._ids:
-            end = event.find(b"]", start)
-            if end + self._after_size != len(event) or not event.endswith(self._after):
-                return None
-            ids = event[start:end]
-        elif start != len(event):
-            return None
-        if self._rest_size:
-            chunk = _SIZE_LINES[quote + self._rest_size] + event[:quote] + self._rest
-        else:
-            chunk = _SIZE_LINES[len(event)] + event + _CHUNK_END
-        return event[self._size : quote], ids, chunk
+    before: bytes
+    between: bytes
+    after: bytes
+    ids: bool
+    rest: bytes | None
 
 
 def form_of(event: bytes, strip: bool) -> EventForm | None:
@@ -103,14 +61,18 @@ def form_of(event: bytes, strip: bool) -> EventForm | None:
         if _decode_text(b'"%b"' % text) != choice.content:
             return None
         if choice.token_ids is None:
-            return EventForm(before + found, b'"' + rest, b"", strip) if _IDS not in event else None
+            if _IDS in event:
+                return None
+            return EventForm(before + found, b'"' + rest, CHUNK_END, ids=False, rest=None)
         between, found_ids, rest = rest.partition(_IDS)
         ids, end, after = rest.partition(b"]")
         if event.count(_IDS) != 1 or _decode_ids(b"[%b]" % ids) != choice.token_ids:
             return None
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
-    return EventForm(before + found, b'"' + between + found_ids, end + after, strip)
+    between = b'"' + between + found_ids
+    stripped = between[:-1] + b"null" + after + CHUNK_END if strip else None
+    return EventForm(before + found, between, end + after + CHUNK_END, ids=True, rest=stripped)
 
 
 def _is_plain(chunk: Chunk) -> bool:

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from copy import copy
 
 from shoal.gateway.messages import WorkerSettings
-from shoal.gateway.request import Request
+from shoal.gateway.paths import Endpoint, classify
+from shoal.gateway.request import Manner, Request
 
 MAX_KNOWN = 512
 """Request heads that a worker remembers."""
@@ -23,6 +24,7 @@ MAX_SIZE = 4096
 MAX_DIGITS = 10
 """Most digits of a Content-Length that is taken without asking llhttp: their number does not overflow."""
 
+_MAX_MANNERS = 64  # ways to change a head for engines, of each head that is known
 _MARK = b"ength: "  # of Content-Length, however it is capitalised
 _FIELD = b"\r\ncontent-length: "
 _HEAD_END = b"\r\n\r\n"
@@ -89,11 +91,15 @@ class KnownRequest(KnownHead):
         like: a request with this head, as it was when it had been judged.
     """
 
-    __slots__ = ("_copy",)
+    __slots__ = ("_copy", "_made")
 
     def __init__(self, before: bytes, after: bytes, forwarded: tuple[bytes, bytes], like: Request) -> None:
         super().__init__(before, after, forwarded)
-        self._copy: Callable[[], Request] = copy(like).__copy__  # type: ignore[attr-defined] # msgspec has it
+        like = copy(like)
+        special = like.priority or like.id or like.method != b"POST"
+        like.usual = not special and classify(like.target) is Endpoint.JSON
+        self._copy: Callable[[], Request] = like.__copy__  # type: ignore[attr-defined] # msgspec has it
+        self._made: dict[Manner, tuple[bytes, bytes]] = {}  # the head as engines get it, in two parts
 
     def request(self, digits: bytes, length: int, body: bytes) -> Request:
         """Return the request that has this head.
@@ -107,7 +113,21 @@ class KnownRequest(KnownHead):
         request.head = self.head_before + digits + self.head_after
         request.length = length
         request.body = body
+        request.known = self
         return request
+
+    def head_for(self, manner: Manner, request: Request) -> bytes:
+        """Return what `Request.head_for` does, for a request that has this head."""
+        made = self._made.get(manner)
+        if made is None:
+            head = request.head_for(manner)
+            before, _, after = split_at_length(head) or (head, b"", b"")
+            if not is_at_length(head, len(before)):
+                return head
+            if len(self._made) >= _MAX_MANNERS:
+                self._made.clear()
+            made = self._made[manner] = (before, after)
+        return made[0] + b"%d" % request.length + made[1]
 
 
 class KnownRequests:

@@ -50,17 +50,26 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     priority: int = 0
     expires: float | None = None
 
+    def is_unlimited(self) -> bool:
+        """Whether it opens every model, at any time and rate: there is nothing to judge about a request with it."""
+        return self == Key(name=self.name, digest=self.digest, slot=self.slot, admin=self.admin)
+
 
 class KeyTable(msgspec.Struct, frozen=True, kw_only=True):
     """Snapshot of all keys. Never changed, only replaced.
 
     Attributes:
         keys: the keys; with none, nobody gets in.
-        open_metrics: ``/metrics`` needs no key.
+        open_metrics: ``/metrics`` and ``/metrics/cluster`` need no key.
+        scrape: SHA-256 of the key that opens these two all the same, ``b""`` for none.
+        agent: of the node itself, which works for people who are not there: its secret alone is this key, and with
+            a dot and the name of another key behind it, it is that one. None where it does no such work.
     """
 
     keys: tuple[Key, ...] = ()
     open_metrics: bool = True
+    scrape: bytes = b""
+    agent: Key | None = None
 
 
 def digest_of(secret: bytes) -> bytes:
@@ -86,13 +95,19 @@ class Keyring:
 
     Args:
         table: the keys.
+
+    Attributes:
+        unlimited: keys without limits, by the lines that led to them.
     """
 
-    __slots__ = ("_by_digest", "_known")
+    __slots__ = ("_agent", "_by_digest", "_by_name", "_known", "unlimited")
 
     def __init__(self, table: KeyTable) -> None:
         self._by_digest = {key.digest: key for key in table.keys}
+        self._by_name = {key.name.encode(): key for key in table.keys}
+        self._agent = table.agent
         self._known: dict[bytes, Key] = {}
+        self.unlimited: dict[bytes, Key] = {}
 
     def find(self, lines: bytes) -> Key | None:
         """Return the key in the lines that `take_credentials` gave, None if none of them holds a known one."""
@@ -100,13 +115,23 @@ class Keyring:
 
     def _search(self, lines: bytes) -> Key | None:
         for secret in secrets_in(lines):
-            key = self._by_digest.get(digest_of(secret))
+            key = self._by_digest.get(digest_of(secret)) or self._represented(secret)
             if key is not None:
                 if len(self._known) >= _MAX_KNOWN:
                     self._known.clear()
+                    self.unlimited.clear()
                 self._known[lines] = key
+                if key.is_unlimited():
+                    self.unlimited[lines] = key
                 return key
         return None
+
+    def _represented(self, secret: bytes) -> Key | None:
+        """Return the key that the node itself works for, None if it is not the node that asks."""
+        token, dot, name = secret.partition(b".")
+        if self._agent is None or digest_of(token) != self._agent.digest:
+            return None
+        return self._by_name.get(name) if dot else self._agent
 
 
 def secrets_in(lines: bytes) -> list[bytes]:

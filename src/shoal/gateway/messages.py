@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from shoal.gateway.keys import KeyTable
+from shoal.gateway.trace import Explained
 from shoal.routing.table import RoutingTable
 
 BACKLOG = 4096
@@ -43,6 +44,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True, tag="settings"):
         control_socket: unix socket of the control app.
         max_body: largest request body accepted.
         max_header: largest request head accepted.
+        max_upload: largest body of a request that uploads a file, see `shoal.gateway.upload`.
         connect_timeout: for a connection to an engine.
         response_timeout: silence after which an engine that is no longer routed to loses its request to another one;
             None for no limit.
@@ -66,6 +68,12 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True, tag="settings"):
         key: PEM file with the private key of `certificate`.
         authorities: for connections to the cluster's engines, by the name of their certificate authority.
         keys: API keys to begin with; None where nobody needs one, which holds for the life of the worker.
+        explain: follow ``all`` requests, or only ``notable`` ones, see `shoal.gateway.trace`.
+        explain_slow: a request that takes longer is remembered.
+        explain_kept: requests that are remembered.
+        trace_sample: share of the requests that get a span, see `shoal.gateway.spans`; 0 for no spans at all.
+        trace_endpoint: where spans go, OTLP over HTTP.
+        trace_service: name of the service in them.
     """
 
     index: int
@@ -76,6 +84,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True, tag="settings"):
     control_socket: str
     max_body: int = 64 * 1024 * 1024
     max_header: int = 64 * 1024
+    max_upload: int = 16 * 1024**3
     connect_timeout: float = 1.0
     response_timeout: float | None = None
     idle_timeout: float = 75.0
@@ -98,6 +107,12 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True, tag="settings"):
     key: str | None = None
     authorities: dict[str, Credentials] = {}
     keys: KeyTable | None = None
+    explain: str = "notable"
+    explain_slow: float = 60.0
+    explain_kept: int = 2000
+    trace_sample: float = 0.0
+    trace_endpoint: str = ""
+    trace_service: str = "shoal"
 
 
 class TableUpdate(msgspec.Struct, frozen=True, tag="table"):
@@ -124,7 +139,23 @@ class Drain(msgspec.Struct, frozen=True, tag="drain"):
     grace: float = 1.0
 
 
-ToWorker = WorkerSettings | TableUpdate | KeysUpdate | Drain
+class ListRequests(msgspec.Struct, frozen=True, tag="list"):
+    """Tell which requests are open: a question, answered with `OpenRequests`."""
+
+
+class ExplainRequest(msgspec.Struct, frozen=True, tag="explain"):
+    """Tell what is remembered of a request: a question, answered with `Explanation`.
+
+    Attributes:
+        number: of the question.
+        id: of the request, or of its answer.
+    """
+
+    number: int
+    id: str
+
+
+ToWorker = WorkerSettings | TableUpdate | KeysUpdate | Drain | ListRequests | ExplainRequest
 
 
 class WorkerReady(msgspec.Struct, frozen=True, tag="ready"):
@@ -196,4 +227,53 @@ class KeyUsage(msgspec.Struct, frozen=True, tag="usage"):
 Report = EngineFault | WorkerNotice | KeyUsage
 """What a worker tells while it serves."""
 
-FromWorker = WorkerReady | WorkerFailed | Report
+
+class OpenRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A request to an engine that is open.
+
+    Attributes:
+        path: of the request.
+        model: as the client named it.
+        engine: full id of the engine that has it; "" while it waits for one.
+        client: IP address it comes from.
+        key: name of its API key, "" without one.
+        age: seconds since it came.
+        stream: it wants events.
+        sent: bytes of the response that have gone to the client.
+        events: of the stream that have come, about.
+        attempts: engines that were tried.
+        resumes: times the stream went on on another engine.
+    """
+
+    path: str
+    model: str
+    engine: str
+    client: str
+    key: str
+    age: float
+    stream: bool
+    sent: int
+    events: int
+    attempts: int
+    resumes: int
+
+
+class OpenRequests(msgspec.Struct, frozen=True, tag="open"):
+    """The requests a worker has open, the oldest first; answers `ListRequests`."""
+
+    rows: tuple[OpenRequest, ...]
+
+
+class Explanation(msgspec.Struct, frozen=True, tag="explanation"):
+    """The answer to a question.
+
+    Attributes:
+        number: of the question.
+        requests: of that name, newest first.
+    """
+
+    number: int
+    requests: tuple[Explained, ...]
+
+
+FromWorker = WorkerReady | WorkerFailed | OpenRequests | Explanation | Report

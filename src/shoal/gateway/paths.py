@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from enum import IntEnum
 
+from shoal.endpoints import JSON
+
 
 class Endpoint(IntEnum):
     """What a path is."""
@@ -23,19 +25,10 @@ class Endpoint(IntEnum):
     HEALTH = 7
     VERSION = 8
     REALTIME = 9  # an engine answers; a WebSocket, the model in the query
+    CONSOLE = 10  # the control app answers: the console's files, with nothing in them that anybody must be kept from
 
 
-_JSON = """
-/v1/chat/completions /v1/chat/completions/batch /v1/chat/completions/render /v1/chat/completions/derender
-/v1/completions /v1/completions/render /v1/completions/derender
-/v1/responses /v1/responses/render
-/v1/messages /v1/messages/count_tokens /v1/messages/render
-/cohere/v2/chat /cohere/v2/chat/render
-/v1/embeddings /v2/embed /pooling /classify /score /v1/score /rerank /v1/rerank /v2/rerank
-/generative_scoring /v1/systemone /inference/v1/generate
-/tokenize /detokenize /invocations
-/v1/moderations /v1/images/generations /v1/audio/speech
-"""  # the last line: not vLLM itself but vLLM-Omni and other OpenAI-compatible servers (external engines)
+_JSON = " ".join((*JSON, "/v1/audio/speech"))  # which answers with sound
 
 _FORM = "/v1/audio/transcriptions /v1/audio/translations /v1/images/edits"
 
@@ -48,12 +41,14 @@ _EXACT: dict[bytes, Endpoint] = {
     b"/health": Endpoint.HEALTH,
     b"/ping": Endpoint.HEALTH,
     b"/version": Endpoint.VERSION,
-    b"/": Endpoint.CONTROL,
+    b"/": Endpoint.CONSOLE,
     b"/metrics": Endpoint.CONTROL,
+    b"/metrics/cluster": Endpoint.CONTROL,
 }
 
 # Identifiers only: no dot segments, no escapes. vLLM would not resolve them, but what fronts an external engine may.
 _RESPONSE = re.compile(rb"/v1/responses/[A-Za-z0-9_-]+(/cancel|/input_items)?")
+_CONSOLE = b"/console/"
 _CONTROL = re.compile(rb"/(shoal|v1/files|v1/batches)(/.*)?", re.DOTALL)
 _MODEL = b"/v1/models/"
 
@@ -71,6 +66,8 @@ def classify(target: bytes) -> Endpoint | None:
         return Endpoint.MODEL
     if _CONTROL.fullmatch(path):
         return Endpoint.CONTROL
+    if path.startswith(_CONSOLE):
+        return Endpoint.CONSOLE
     if _RESPONSE.fullmatch(path):
         return Endpoint.BARE
     return None

@@ -7,9 +7,11 @@ import socket
 import ssl
 from typing import TYPE_CHECKING
 
+from shoal.gateway.counters import NO_MODEL, engine_block
 from shoal.gateway.engine_tls import EngineTls
 from shoal.gateway.heads import KnownResponse
 from shoal.gateway.messages import Credentials
+from shoal.gateway.request import Manner
 from shoal.gateway.upstream import UpstreamConnection
 from shoal.routing.table import EngineTarget
 
@@ -78,6 +80,21 @@ class Counts:
         self.faults[self.slot] += 1
 
 
+def _manner(target: EngineTarget, metered: bool) -> Manner | None:
+    """Return what is changed in requests for an engine, None if nothing is."""
+    prefix = target.base_path.rstrip("/").encode()
+    lines: dict[bytes, bytes] = {}
+    if target.host_header is not None:
+        lines[b"host"] = b"host: " + target.host_header.encode()
+    if target.api_key is not None:
+        lines[b"authorization"] = b"authorization: Bearer " + target.api_key.encode()
+    if not prefix and not lines:
+        return None
+    # What is in front of an external engine might compress its answer, and then its usage could not be read.
+    unreadable = {b"accept-encoding"} if metered else set()
+    return Manner(prefix, tuple(lines.values()), frozenset(lines.keys() | unreadable))
+
+
 class Pool:
     """Connections to one engine, or to the control app.
 
@@ -87,6 +104,7 @@ class Pool:
         keepalive: idle connections kept.
         connect_timeout: seconds.
         unix_socket: connect there and not to the target's address.
+        metered: its answers are looked into.
         credentials: for the target's authority, if it has one; None where this node has none of that authority.
     """
 
@@ -98,19 +116,16 @@ class Pool:
         keepalive: int,
         connect_timeout: float,
         unix_socket: str | None = None,
+        metered: bool = False,
         credentials: Credentials | None = None,
     ) -> None:
         self.target = target
         self.counts = counts
+        self.block = engine_block(target.slot) if unix_socket is None else NO_MODEL
         self.engine_line = b"\r\nx-shoal-engine: " + target.id.encode()
         self.response = KnownResponse(b"" if unix_socket is not None else self.engine_line)
-        self.prefix = target.base_path.rstrip("/").encode()
-        self.host_line = None if target.host_header is None else b"host: " + target.host_header.encode()
-        self.authorization_line = (
-            None if target.api_key is None else b"authorization: Bearer " + target.api_key.encode()
-        )
-        self.plain = not self.prefix and target.host_header is None and target.api_key is None
-        """Requests go there as they came."""
+        self.manner = _manner(target, metered)
+        """What is changed in requests that go there; None if nothing is."""
         self.is_control = unix_socket is not None
         self.admission: Admission | None = None
         """Where requests wait for a place that becomes free here."""

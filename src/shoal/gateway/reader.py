@@ -23,9 +23,11 @@ from shoal.gateway.request import (
     asks_for_websocket,
     parse_request,
     with_upgrade,
+    with_upload,
     without_upgrade,
 )
 from shoal.gateway.responses import Answer, error
+from shoal.gateway.upload import Upload
 
 _HEAD_END = b"\r\n\r\n"
 _MAX_PARTS = 1024  # pieces of a body kept apart: an object for every two bytes would cost 20 times their size
@@ -41,6 +43,7 @@ class RequestReader:
     Attributes:
         requests: those that are complete, oldest first; the owner takes them out.
         refusal: what a request behind them is to be answered, None if nothing is wrong.
+        upload: takes what comes behind the last request of the connection; None where nothing may.
         ended: no more is read: something was refused, or the last request of the connection has been read.
     """
 
@@ -64,12 +67,14 @@ class RequestReader:
         "ended",
         "refusal",
         "requests",
+        "upload",
     )
 
     def __init__(self, settings: WorkerSettings, heads: KnownRequests | None = None) -> None:
         self.requests: deque[Request] = deque()
         self.refusal: Answer | None = None
         self.ended = False
+        self.upload: Upload | None = None
         self._settings = settings
         self._heads = heads
         self._known: KnownRequest | None = None  # the head of the last request, if it is known
@@ -173,7 +178,7 @@ class RequestReader:
 
     # The parts of a request.
 
-    def _feed_head(self, data: bytes, start: int) -> int:
+    def _feed_head(self, data: bytes, start: int) -> int:  # noqa: PLR0912 one case for each kind of head
         """Read a head, or a piece of one, that begins at `start`. Return where it ends."""
         assert self._parser is not None
         fed = self._fed
@@ -210,7 +215,10 @@ class RequestReader:
             heads = None
         if not head:
             return stop
-        self._request = request = parse_request(head, self._settings)
+        self._request = request = with_upload(parse_request(head, self._settings))
+        if request.upload is not None:
+            self._leave_to(request, data[stop:])
+            return len(data)
         if heads is not None:
             heads.learn(head, request)
         if request.length or request.chunked:
@@ -223,6 +231,14 @@ class RequestReader:
         else:
             self._finish(request)
         return stop
+
+    def _leave_to(self, request: Request, rest: bytes) -> None:
+        """Queue a request whose body is not read here; what comes from now on belongs to its `Request.upload`."""
+        assert request.upload is not None
+        request.upload.feed(rest)
+        self.upload = request.upload
+        self.requests.append(request)
+        self.close()
 
     def _take_known(self, heads: KnownRequests, head: bytes) -> bool:
         """Begin a request, of which llhttp has seen nothing, if its head is known. Return whether it is."""

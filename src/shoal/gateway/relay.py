@@ -46,6 +46,9 @@ class Relay:
 
     Attributes:
         done: the stream is complete, and so is what went to the client.
+        said: what it has said; None where nothing is kept, since it cannot be continued.
+        form: that of its usual events, once it is known.
+        events: puts events together that come in parts.
         watch: knows what the stream has taken; None if nobody wants to.
     """
 
@@ -53,12 +56,12 @@ class Relay:
         self._path = path
         self._body = body
         self._mode = mode
-        self._said = Transcript(limit) if path in RESUMABLE and mode != "off" else None
+        self.said = Transcript(limit) if path in RESUMABLE and mode != "off" else None
         self._asked: Asked | None = None
-        self._events = WholeEvents(chunked=True)
+        self.events = WholeEvents(chunked=True)
         self.watch = StreamWatch(whole=path in RESUMABLE) if watched else None
         self._strip = False
-        self._form: EventForm | None = None
+        self.form: EventForm | None = None
         self._looks = _LOOKS  # left
         self._splice: Splice | None = None
         self._plan: Continuation | None = None
@@ -78,15 +81,15 @@ class Relay:
             strip: token ids were asked for that the client has not asked for.
             strip_usage: so was the usage.
         """
-        self._events = WholeEvents(chunked)
+        self.events = WholeEvents(chunked)
         self._strip = strip
         if self.watch is not None:
             self.watch.begin(strip=strip_usage, repeated=self.tokens)
-        self._form = None
+        self.form = None
         if self._plan is not None:
             assert self._asked is not None
-            assert self._said is not None
-            self._splice = Splice(self._asked, self._said, self._plan)
+            assert self.said is not None
+            self._splice = Splice(self._asked, self.said, self._plan)
 
     def feed(self, data: bytes) -> bytes:
         """Return the events for the client that are complete with the next bytes of the body.
@@ -96,7 +99,7 @@ class Relay:
             SeamError: another engine does not go on where the first one stopped.
             StreamError: the stream is wrong in another way.
         """
-        return self._take(self._events.feed(data))
+        return self._take(self.events.feed(data))
 
     def feed_content(self, content: bytes) -> bytes:
         """Return the same for a chunk's content.
@@ -104,28 +107,10 @@ class Relay:
         Raises:
             StreamError: as `feed`.
         """
-        return self._take(self._events.feed_content(content))
-
-    def feed_event(self, event: bytes) -> bytes | None:
-        """Return the chunk for the client if a chunk's content is an event of the stream's usual form, None if not.
-
-        Args:
-            event: of `events.MAX_CHUNK` bytes at most.
-        """
-        if self._form is None or self._events.rest:
-            return None
-        found = self._form.match(event)
-        if found is None:
-            return None
-        text, ids, chunk = found
-        if self.watch is not None:
-            self.watch.pieces += 1
-        assert self._said is not None
-        self._said.keep_piece(text, ids)
-        return chunk
+        return self._take(self.events.feed_content(content))
 
     def _take(self, events: bytes) -> bytes:
-        said = self._said
+        said = self.said
         if self.watch is not None:
             events = self.watch.feed(events)
         if said is None:
@@ -136,9 +121,9 @@ class Relay:
             if _ERROR in events:
                 _raise_error(events)
             said.keep(events)
-            if self._form is None and self._looks:
+            if self.form is None and self._looks:
                 self._looks -= 1
-                self._form = form_of(events, self._strip)
+                self.form = form_of(events, self._strip)
             if self._strip:
                 first, *rest = events.split(_IDS)
                 events = _NO_IDS.join((first, *[part.partition(b"]")[2] for part in rest]))
@@ -150,7 +135,7 @@ class Relay:
 
     def relayed(self) -> tuple[int | None, int]:
         """Return how many tokens the prompt has, None when not known, and about how many have gone to the client."""
-        said = self._said
+        said = self.said
         if said is None or said.overflown:
             return None, self.watch.pieces if self.watch is not None else 0
         said.read()
@@ -158,7 +143,7 @@ class Relay:
 
     def ended_early(self) -> bool:
         """Whether a response that has ended in good order lacks its end."""
-        said = self._said
+        said = self.said
         if said is None or self.done:
             return False
         said.read()
@@ -173,7 +158,7 @@ class Relay:
         Raises:
             CannotResumeError: the stream cannot be continued.
         """
-        said = self._said
+        said = self.said
         if said is None:
             what = (
                 "recovery.resume is off"
@@ -211,7 +196,7 @@ class Relay:
         Raises:
             CannotResumeError: the stream cannot be continued.
         """
-        said, self._splice, self._plan = self._said, None, None
+        said, self._splice, self._plan = self.said, None, None
         assert said is not None
         if said.head is None:
             return None

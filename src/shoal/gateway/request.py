@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -14,9 +15,14 @@ from shoal.gateway.messages import WorkerSettings
 from shoal.gateway.paths import Endpoint, classify
 from shoal.gateway.prompts import PromptFields, prompt_fields, prompt_of
 from shoal.gateway.responses import error
+from shoal.gateway.trace import Trace, name_in
+from shoal.gateway.upload import Upload, is_upload
 from shoal.gateway.waiting import Claim
 from shoal.routing.policy import Policy
 from shoal.routing.prompt import NO_PROMPT, Prompt
+
+if TYPE_CHECKING:
+    from shoal.gateway.heads import KnownRequest
 
 MAX_TARGET = 16 * 1024
 """Longest request target, bytes."""
@@ -25,7 +31,7 @@ MAX_TARGET = 16 * 1024
 # llhttp has accepted: it has no other line ends, no folded lines and no space in front of a colon.
 _FIELDS = re.compile(
     rb"\r\n(host|content-length|transfer-encoding|connection|keep-alive|expect|te|trailer|upgrade"
-    rb"|proxy-connection|proxy-authorization|x-shoal-priority|x-vllm-priority):[ \t]*([^\r]*)"
+    rb"|proxy-connection|proxy-authorization|x-request-id|x-shoal-priority|x-vllm-priority):[ \t]*([^\r]*)"
 )
 _STAY = frozenset((b"host", b"content-length", b"transfer-encoding", b"authorization"))
 
@@ -45,6 +51,20 @@ class RefusalError(Exception):
     def __init__(self, status: int, message: str, code: str) -> None:
         super().__init__(message)
         self.answer = error(status, message, code=code)
+
+
+class Manner(NamedTuple):
+    """What is changed in the heads of requests before an engine gets them.
+
+    Attributes:
+        prefix: goes in front of the path.
+        lines: header lines put in.
+        dropped: fields taken out, in lower case.
+    """
+
+    prefix: bytes = b""
+    lines: tuple[bytes, ...] = ()
+    dropped: frozenset[bytes] = frozenset()
 
 
 class Request(msgspec.Struct, gc=False):
@@ -70,9 +90,14 @@ class Request(msgspec.Struct, gc=False):
         work: see `shoal.routing.ask.Ask`, which a request fulfils.
         policy: picks its engine in place of the model's policy.
         plain: HTTP/1.1, no HEAD, no upgrade, no stream: what is answered may go the short way (`heads.py`).
+        known: the known head that `head` was made from; None where there is none, or `head` has been changed since.
+        usual: its head is known, and asks for nothing but an engine's answer to the JSON in the body.
         ask_usage: have engines end the stream with the usage, which the client did not ask for.
         credentials: the header lines that may hold an API key, where the gateway asks for one; not in `head`.
         key: the API key in them, once it is found.
+        upload: its body, where that goes on as it comes; `body` stays empty then.
+        id: what its client calls it (``x-request-id``), ``b""`` if nothing.
+        trace: notes about its way, where it is followed.
     """
 
     method: bytes
@@ -94,9 +119,14 @@ class Request(msgspec.Struct, gc=False):
     credentials: bytes = b""
     key: Key | None = None
     plain: bool = False
+    known: KnownRequest | None = None
+    usual: bool = False
     fields: RoutingFields | None = None
     work: int = 0
     policy: Policy | None = None
+    upload: Upload | None = None
+    id: bytes = b""
+    trace: Trace | None = None
 
     def session(self) -> bytes:
         """Return what the requests of one conversation or client share, see `shoal.routing.ask.Ask`."""
@@ -134,23 +164,11 @@ class Request(msgspec.Struct, gc=False):
                 return value.strip()
         return b""
 
-    def head_for(self, prefix: bytes, host_line: bytes | None, authorization_line: bytes | None) -> bytes:
-        """Return the head as an engine gets it that sits behind a path, a host name or a key of its own.
-
-        Args:
-            prefix: goes in front of the path.
-            host_line: takes the place of Host, None to leave it.
-            authorization_line: takes the place of Authorization, None to leave it.
-        """
-        lines = [b"%b %b%b HTTP/1.1" % (self.method, prefix, self.target)]
-        head = self.head
-        if host_line is not None:
-            head = without(head, {b"host"})
-            lines.append(host_line)
-        if authorization_line is not None:
-            head = without(head, {b"authorization"})
-            lines.append(authorization_line)
-        return b"\r\n".join(lines) + b"".join(head.partition(b"\r\n")[1:])
+    def head_for(self, manner: Manner) -> bytes:
+        """Return the head as an engine gets it that sits behind a path, a host name or a key of its own."""
+        first = b"%b %b%b HTTP/1.1" % (self.method, manner.prefix, self.target)
+        head = without(self.head, manner.dropped)
+        return b"\r\n".join((first, *manner.lines)) + b"".join(head.partition(b"\r\n")[1:])
 
     def with_body(self, target: bytes, body: bytes) -> Request:
         """Return the same request for another target, with another body that is in one piece."""
@@ -160,6 +178,7 @@ class Request(msgspec.Struct, gc=False):
             self,
             target=target,
             head=with_length(head, len(body)),
+            known=None,
             chunked=False,
             body=body,
             ask_ids=False,
@@ -242,7 +261,7 @@ def parse_request(head: bytes, settings: WorkerSettings) -> Request:  # noqa: PL
     method, target, http10 = _request_line(head, settings)
     host: bytes | None = None
     length: bytes | None = None
-    chunked = expects_continue = False
+    chunked = expects_continue = named = False
     priority = b""
     keep_alive = not http10
     dropped: set[bytes] = set()
@@ -256,6 +275,8 @@ def parse_request(head: bytes, settings: WorkerSettings) -> Request:  # noqa: PL
         elif name.endswith(b"-priority"):
             if not priority or name == b"x-shoal-priority":
                 priority = value.rstrip()
+        elif name == b"x-request-id":
+            named = True
         else:
             dropped.add(name)
             if name in (b"connection", b"proxy-connection"):
@@ -285,10 +306,11 @@ def parse_request(head: bytes, settings: WorkerSettings) -> Request:  # noqa: PL
         if chunked:
             raise RefusalError(400, "A body has either a length or chunks.", "bad_framing")
         size = int(length)
-        if size > settings.max_body:
-            raise RefusalError(
-                413, f"The request body is longer than {settings.max_body} bytes.", "body_too_large"
-            )
+        limit = settings.max_body
+        if size > min(limit, settings.max_upload) and is_upload(method, target):
+            limit = settings.max_upload
+        if size > limit:
+            raise RefusalError(413, f"The request body is longer than {limit} bytes.", "body_too_large")
     if dropped:
         head = without(head, dropped)
     if http10:
@@ -298,6 +320,8 @@ def parse_request(head: bytes, settings: WorkerSettings) -> Request:  # noqa: PL
     request.plain = not http10 and not head_only
     if priority:
         request.priority = priority
+    if named:
+        request.id = name_in(request.header(b"x-request-id"))
     if settings.keys is not None:
         request.head, request.credentials = take_credentials(head)
     if not target.startswith(b"/"):
@@ -314,9 +338,18 @@ def _make_origin_form(request: Request) -> None:
         if not authority or not _is_host(authority.lower()):
             raise RefusalError(400, "The request target is not valid.", "bad_request")
         request.target = path if path.startswith(b"/") else b"/" + path
-        request.head = request.head_for(b"", b"host: " + authority, None)
+        request.head = request.head_for(Manner(lines=(b"host: " + authority,), dropped=frozenset((b"host",))))
     elif method != b"OPTIONS" or target != b"*":
         raise RefusalError(400, "The request target is not valid.", "bad_request")
+
+
+def with_upload(request: Request) -> Request:
+    """Return a request whose body goes on as it comes, if it is one of that kind. Its connection ends with it."""
+    if request.length and is_upload(request.method, request.target):
+        request.upload = Upload(request.length)
+        request.keep_alive = request.plain = False
+        request.head += b"\r\nconnection: close"  # whoever answers early need not read the rest
+    return request
 
 
 def asks_for_websocket(head: bytes) -> bool:

@@ -56,7 +56,16 @@ class _Error(msgspec.Struct):
     code: str | None
 
 
+class _Body(msgspec.Struct):
+    error: _Error
+
+
 _encode = msgspec.json.Encoder().encode
+
+
+def message_of(answer: Answer) -> str:
+    """Return the sentence for people in an answer that `error` has made."""
+    return msgspec.json.decode(answer.body, type=_Body).error.message
 
 
 def error(

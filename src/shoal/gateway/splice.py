@@ -58,6 +58,7 @@ class Splice:
         else:
             # What follows belongs to another tokenisation: from now on there is only text to go on from.
             said.prompt_ids = None
+            said.counted = plan.tokens
             del said.ids[:], said.mark_ids[:], said.mark_chars[:]
 
     def feed(self, events: bytes) -> bytes:

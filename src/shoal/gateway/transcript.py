@@ -16,8 +16,10 @@ import msgspec
 from shoal.gateway.events import payloads
 
 DONE = b"[DONE]"
+FOLD_PIECES = 256
+"""Events of which only pieces are kept; whoever adds the last of them has them read."""
+
 _FOLD_AT = 32 * 1024  # bytes of unread events
-_FOLD_PIECES = 256  # events of which only pieces are kept
 _TOKEN_SIZE = 16  # bytes that a token takes once it is read, text and marks included, about
 
 
@@ -91,22 +93,27 @@ class Transcript:
         mark_ids: for every chunk with text, how many ids there were with it,
         mark_chars: and how many characters (`covered`).
         counted: tokens of the answer; where there are no ids, chunks: engines send one for each token.
+        spoken: those of them that `covered` stands for: without the first tokens of a character that is not whole yet.
         finish_reason: how the answer ended, None before it did.
         reasoning: some of the answer was reasoning.
         last_reasoning: the last of it was.
         tool_calls: the answer calls tools.
         several: there is more than one choice.
         prompt_tokens: tokens of the prompt, None when not known.
+        completion_tokens: of the answer, as the last usage has them; 0 without one.
         with_usage: chunks carry the usage so far.
         usage_sent: the usage at the end has been sent.
+        pieces: of events that have gone to the client after those that `keep` was told of, and of which all that counts
+            is known: the insides of the JSON strings with their texts. Always the same list.
+        piece_ids: the insides of the JSON lists with their token ids: in a stream, always or never.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._unread: list[bytes] = []
         self._unread_size = 0
-        self._pieces: list[bytes] = []  # texts of the events behind those,
-        self._piece_ids: list[bytes] = []  # and their token ids
+        self.pieces: list[bytes] = []
+        self.piece_ids: list[bytes] = []
         self.overflown = False
         self.head: Chunk | None = None
         self.prompt_ids: list[int] | None = None
@@ -116,10 +123,11 @@ class Transcript:
         self.covered = 0
         self.mark_ids: array[int] = array("I")
         self.mark_chars: array[int] = array("I")
-        self.counted = 0
+        self.counted = self.spoken = 0
         self.finish_reason: str | None = None
         self.reasoning = self.last_reasoning = self.tool_calls = self.several = False
         self.prompt_tokens: int | None = None
+        self.completion_tokens = 0
         self.with_usage = self.usage_sent = False
 
     @property
@@ -133,38 +141,25 @@ class Transcript:
         """Note whole events that go to the client."""
         if self.overflown:
             return
-        if self._pieces:
+        if self.pieces:
             self.read()  # they came before
         self._unread.append(events)
         self._unread_size += len(events)
         if self._unread_size > _FOLD_AT:
             self.read()
 
-    def keep_piece(self, text: bytes, ids: bytes | None) -> None:
-        """Note an event that goes to the client, of which all that counts is known.
-
-        Args:
-            text: the inside of the JSON string with the text.
-            ids: the inside of the JSON list with the token ids, None where there is none; in a stream, always or never.
-        """
-        if self.overflown:
-            return
-        pieces = self._pieces
-        pieces.append(text)
-        if ids is not None:
-            self._piece_ids.append(ids)
-        if len(pieces) == _FOLD_PIECES:
-            self.read()
-
     def read(self) -> None:
         """Read what was kept unread."""
+        if self.overflown:
+            self._drop_pieces()
+            return
         try:
             if self._unread:
                 events, self._unread, self._unread_size = b"".join(self._unread), [], 0
                 chunks = b",".join([data for data in payloads(events) if data != DONE])
                 for chunk in _decode_chunks(b"[%b]" % chunks):
                     self.note(chunk)
-            if self._pieces:
+            if self.pieces:
                 self._read_pieces()
         except (msgspec.MsgspecError, UnicodeDecodeError, OverflowError):
             self._overflow()  # what it says is not known, so neither is how to go on from it
@@ -174,20 +169,22 @@ class Transcript:
 
     def _read_pieces(self) -> None:
         """Read pieces as `note` reads events, all at once."""
-        pieces, piece_ids = self._pieces, self._piece_ids
-        self._pieces, self._piece_ids = [], []
+        pieces, piece_ids = self.pieces[:], self.piece_ids[:]
+        self._drop_pieces()
         texts = _decode_texts(b'["%b"]' % b'","'.join(pieces))
         if len(texts) != len(pieces):
             raise msgspec.DecodeError("a text is not what it seemed")
         before = len(self.ids)
         counts: Iterable[int] = repeat(before, len(texts))
+        sizes: Iterable[int] = repeat(1, len(texts))
         if piece_ids:
             ids = _decode_ids(b"[[%b]]" % b"],[".join(piece_ids))
-            counts = list(accumulate(map(len, ids), initial=before))[1:]
+            sizes = list(map(len, ids))
+            counts = list(accumulate(sizes, initial=before))[1:]
             self.ids.extend(chain.from_iterable(ids))
-            self.counted += len(self.ids) - before
-        else:
-            self.counted += len(texts)
+        counted = list(accumulate(sizes, initial=self.counted))[1:]
+        self.counted = counted[-1]
+        self.spoken = max(compress(counted, texts), default=self.spoken)
         chars = list(accumulate(map(len, texts), initial=self.covered))[1:]
         self.mark_ids.extend(compress(counts, texts))  # an empty text leaves no mark
         self.mark_chars.extend(compress(chars, texts))
@@ -199,8 +196,13 @@ class Transcript:
     def _overflow(self) -> None:
         self.overflown = True
         self._text, self.prompt_ids = [], None
-        self._unread, self._pieces, self._piece_ids = [], [], []
+        self._unread = []
+        self._drop_pieces()
         self.ids, self.mark_ids, self.mark_chars = array("I"), array("I"), array("I")
+
+    def _drop_pieces(self) -> None:
+        self.pieces.clear()
+        self.piece_ids.clear()
 
     def note(self, chunk: Chunk) -> None:
         """Note what a chunk says that goes to the client."""
@@ -209,6 +211,7 @@ class Transcript:
         ids = chunk.prompt_token_ids
         if chunk.usage is not None:
             self.prompt_tokens = chunk.usage.prompt_tokens
+            self.completion_tokens = chunk.usage.completion_tokens or 0
             self.with_usage = self.with_usage or bool(chunk.choices)
             self.usage_sent = self.usage_sent or not chunk.choices
         for choice in chunk.choices:
@@ -247,6 +250,8 @@ class Transcript:
         else:
             self.counted += 1
         self.covered += len(text)
+        if text:
+            self.spoken = self.counted
         if sent:
             self._text.append(sent)
             self.chars += len(sent)
@@ -257,7 +262,7 @@ class Transcript:
     def rewind(self, tokens: int, covered: int) -> None:
         """Forget the token ids behind the first `tokens`, which stand for `covered` characters."""
         del self.ids[tokens:]
-        self.counted = tokens
+        self.counted = self.spoken = tokens
         self.covered = covered
         while self.mark_ids and self.mark_ids[-1] > tokens:
             self.mark_ids.pop()

@@ -11,12 +11,11 @@ import functools
 import re
 from collections.abc import Callable
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import httptools
 import msgspec
 
-from shoal.gateway.events import whole_chunk
 from shoal.gateway.fields import without
 from shoal.gateway.heads import MAX_DIGITS
 
@@ -170,6 +169,8 @@ class UpstreamConnection(asyncio.Protocol):
     )
 
     transport: asyncio.Transport
+    way: ClassVar[str] = ""
+    """Added to what is said of a lost connection, where it leads to the engine through somebody else."""
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
@@ -182,8 +183,11 @@ class UpstreamConnection(asyncio.Protocol):
         self._head = b""
         self._in_body = False
         self._between = False  # llhttp stands between two chunks
-        self.on_chunk: Callable[[bytes], None] | None = None
-        """Set while a chunk that comes alone is to be told without its framing, and not as `Exchange.on_body`."""
+        self.on_chunk: Callable[[bytes], bool] | None = None
+        """Set while it is to be asked, before llhttp, to take bytes that begin where a chunk may begin.
+
+        It takes them (returns true) if they are one whole chunk and nothing else.
+        """
         self._framing = _NONE
         self._remaining = 0
         self._keep_alive = False
@@ -247,9 +251,8 @@ class UpstreamConnection(asyncio.Protocol):
             self.pool.forget(self)
             self.close()
             return
-        if self._between and self.on_chunk is not None and (content := whole_chunk(data)) is not None:
-            self.on_chunk(content)  # llhttp stays where it is
-            return
+        if self._between and self.on_chunk is not None and self.on_chunk(data):
+            return  # llhttp stays where it is
         if exchange.request.plain and not self._begun and not self._head and self._take_known(exchange, data):
             return
         try:
@@ -287,17 +290,23 @@ class UpstreamConnection(asyncio.Protocol):
             if self._framing is _CLOSE and exc is None:
                 exchange.on_end()
             else:
-                exchange.on_truncated("connection reset" if exc else "connection closed early")
+                exchange.on_truncated(("connection reset" if exc else "connection closed early") + self.way)
         elif self.reused and not self._begun and exchange.silence() < _STALE_WITHIN:
             exchange.on_stale()
         else:
-            exchange.on_failed("connection reset" if exc else "connection closed without an answer")
+            exchange.on_failed(
+                ("connection reset" if exc else "connection closed without an answer") + self.way
+            )
 
     def pause_writing(self) -> None:
-        """Nothing to do: what is sent is at most one request, which is in memory anyway."""
+        """Have the client wait if its file is under way; other requests are in memory anyway."""
+        if self.exchange is not None and self.exchange.request.upload is not None:
+            self.exchange.client.pause_reading()
 
     def resume_writing(self) -> None:
-        """Nothing to do, see `pause_writing`."""
+        """Go on, see `pause_writing`."""
+        if self.exchange is not None and self.exchange.request.upload is not None:
+            self.exchange.client.resume_reading()
 
     # The response.
 

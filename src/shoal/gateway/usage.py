@@ -6,6 +6,7 @@ Inside JSON's strings a quote is escaped, so ``"usage"`` with bare quotes is a k
 from __future__ import annotations
 
 import re
+from typing import Annotated
 
 import msgspec
 
@@ -16,18 +17,24 @@ _OBJECT = re.compile(rb'"usage"\s*:\s*\{')
 _NO_CHOICES = re.compile(rb'"choices"\s*:\s*\[\s*\]')
 _LONGEST = 1024  # bytes of a usage object, its key included
 _MOST = 10_000_000  # tokens that one answer can be believed to have taken
+_Count = Annotated[int, msgspec.Meta(ge=0, le=_MOST)]
 
 
-class Usage(msgspec.Struct, frozen=True, gc=False):
-    """What a request has taken, in tokens.
+class Usage(
+    msgspec.Struct,
+    frozen=True,
+    gc=False,
+    rename={"prompt": "prompt_tokens", "completion": "completion_tokens"},
+):
+    """What a request has taken, in tokens. It can be decoded from the usage object of OpenAI's completions.
 
     Attributes:
         prompt: of its prompt.
         completion: of its answer.
     """
 
-    prompt: int
-    completion: int
+    prompt: _Count
+    completion: _Count
 
 
 class _Numbers(msgspec.Struct, gc=False):
@@ -40,6 +47,7 @@ class _Numbers(msgspec.Struct, gc=False):
     total_tokens: int | None = None
 
 
+_decode_usual = msgspec.json.Decoder(Usage).decode
 _decode = msgspec.json.Decoder(_Numbers).decode
 
 
@@ -62,6 +70,13 @@ def last_usage(data: bytes, before: Usage | None = None) -> Usage | None:
     """
     end = len(data)
     while (at := data.rfind(_KEY, 0, end)) >= 0:
+        start = at + len(_KEY) + 1
+        usual = data[start : data.find(b"}", start) + 1]
+        if usual.count(b"{") == 1 and data.startswith(b":{", start - 1):  # as vLLM writes it nearly always
+            try:
+                return _decode_usual(usual)
+            except msgspec.MsgspecError:
+                pass
         match = _OBJECT.match(data, at)
         text = _object_at(data, match.end() - 1) if match else None
         if text is not None:

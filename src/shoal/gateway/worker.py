@@ -21,7 +21,11 @@ from shoal.gateway.key_cells import KeyCells
 from shoal.gateway.messages import (
     BACKLOG,
     Drain,
+    ExplainRequest,
+    Explanation,
     KeysUpdate,
+    ListRequests,
+    OpenRequests,
     Report,
     TableUpdate,
     ToWorker,
@@ -29,6 +33,7 @@ from shoal.gateway.messages import (
     WorkerReady,
     WorkerSettings,
 )
+from shoal.gateway.open_requests import open_requests
 from shoal.gateway.tls import ServerTls
 from shoal.routing.table import RoutingTable
 
@@ -87,6 +92,8 @@ class Worker:
             await asyncio.sleep(0)  # lets connections release what they hold
             if self._gateway is not None and self._gateway.access is not None:
                 self._gateway.access.flush()
+            if self._gateway is not None and self._gateway.traces.spans is not None:
+                await asyncio.to_thread(self._gateway.traces.close)
             self._channel.close()
             await asyncio.sleep(0)
 
@@ -111,6 +118,13 @@ class Worker:
         elif isinstance(message, KeysUpdate):
             if self._gateway is not None and self._gateway.access is not None:
                 self._gateway.access.replace(message.table)
+        elif isinstance(message, ListRequests):
+            assert self._channel is not None
+            rows = open_requests(self._gateway.connections) if self._gateway is not None else ()
+            self._channel.send(OpenRequests(rows))
+        elif isinstance(message, ExplainRequest):
+            if self._gateway is not None and self._channel is not None:
+                self._channel.send(Explanation(message.number, self._gateway.traces.find(message.id)))
         else:
             assert isinstance(message, Drain)
             self._drain(message)

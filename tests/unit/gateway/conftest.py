@@ -25,13 +25,13 @@ import pytest
 import uvloop
 
 from shoal.gateway import counters
-from shoal.gateway.channel import open_node_end
 from shoal.gateway.client import accept
 from shoal.gateway.context import Gateway
 from shoal.gateway.counters import InFlight, SharedMetrics
 from shoal.gateway.key_cells import KeyCells, size
 from shoal.gateway.messages import EngineFault, KeyUsage, TableUpdate, WorkerNotice, WorkerSettings
 from shoal.routing.table import EngineTarget, ModelRoute, RoutingTable
+from support.channel import open_node_end
 
 DEADLINE = 20.0  # s for one test
 

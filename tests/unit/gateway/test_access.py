@@ -23,7 +23,7 @@ PATHS = [
     ("POST", "/invocations"), ("POST", "/v1/responses"), ("GET", "/v1/responses/r1"), ("GET", "/tokenizer_info"),
     ("GET", "/v1/models"), ("GET", "/v1/models/m"), ("GET", "/v1/files"), ("POST", "/v1/batches"),
 ]  # fmt: skip
-ADMIN_PATHS = ["/", "/shoal/v1/status", "/shoal/v1/keys", "/shoal/v1/nothing", "/shoal/console/x"]
+ADMIN_PATHS = ["/shoal/v1/status", "/shoal/v1/keys", "/shoal/v1/nothing", "/shoal/console/x"]
 
 
 def ok(body: bytes = ANSWER, extra: bytes = b"") -> bytes:
@@ -70,7 +70,19 @@ async def test_control_paths_are_for_admins(stage, path):
     assert control.seen[0].header(b"authorization") is None
 
 
-@pytest.mark.parametrize("path", ["/health", "/ping", "/version", "/metrics", "/shoal/v1/self"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/health",
+        "/ping",
+        "/version",
+        "/metrics",
+        "/metrics/cluster",
+        "/shoal/v1/self",
+        "/",
+        "/console/1/main.js",
+    ],
+)
 async def test_what_probes_and_scrapers_need_is_open(stage, path):
     await start_control(stage)
     await open_with(stage, key("anna"))
@@ -85,6 +97,21 @@ async def test_metrics_can_be_for_admins(stage):
         for extra in ("", bearer("anna"), bearer("root"))
     ]
     assert statuses == [401, 403, 200]
+
+
+async def test_the_key_for_metrics_opens_these_and_nothing_else(stage):
+    await start_control(stage)
+    digest = key("scraper").digest
+    await open_with(stage, key("anna"), open_metrics=False, scrape=digest)
+    shown = bearer("scraper")
+    for path, status in (("/metrics", 200), ("/metrics/cluster", 200), ("/shoal/v1/status", 401)):
+        assert (await stage.request(stage.get(path, shown))).status == status
+        assert (await stage.request(stage.get(path, bearer("other")))).status == 401
+    assert (await stage.request(stage.post(extra=shown))).status == 401
+    stage.gateway.access.replace(KeyTable(keys=(), open_metrics=False))
+    assert (await stage.request(stage.get("/metrics", shown))).status == 401, (
+        "where there is none, b'' is none"
+    )
 
 
 async def test_a_key_opens_the_apis_and_does_not_reach_the_engine(stage):
@@ -114,6 +141,25 @@ async def test_external_engines_get_their_own_key_and_no_wish_for_compression(st
     assert (await stage.request(stage.post(extra=extra))).status == 200
     assert one.seen[0].header(b"authorization") == b"Bearer theirs"
     assert one.seen[0].header(b"accept-encoding") is None
+
+
+async def test_engines_get_the_length_of_each_body_whatever_is_changed_in_the_head(stage):
+    engine = await stage.engine(ok())
+    targets = {"host_header": "h", "base_path": "/p", "api_key": "theirs"}
+    table = stage.table({"m": stage.route(engine, **targets)})
+    await stage.open(table=table, keys=KeyTable(keys=(key("anna", 1),)))
+    client = await stage.client()
+    extra = bearer("anna") + "Accept-Encoding: gzip\r\nX-Last: 1\r\n"
+    for size in (1, 200, 3, 5000, 7, 7):
+        body = json.dumps({"model": "m", "x": "y" * size}).encode()
+        assert (await client.request(stage.post(body, extra=extra))).status == 200
+        assert engine.seen[-1].body == body
+    heads = {s.head.replace(b"Content-Length: %d" % len(s.body), b"") for s in engine.seen}
+    assert len(heads) == 1
+    assert engine.seen[-1].line == b"POST /p/v1/chat/completions HTTP/1.1"
+    for name, value in ((b"host", b"h"), (b"authorization", b"Bearer theirs"), (b"x-last", b"1")):
+        assert engine.seen[-1].header(name) == value
+    assert engine.seen[-1].header(b"accept-encoding") is None
 
 
 async def test_an_empty_table_lets_nobody_in(stage):

@@ -9,9 +9,10 @@ import msgspec
 import pytest
 
 from shoal.gateway import channel as module
-from shoal.gateway.channel import open_node_end, open_worker_end
+from shoal.gateway.channel import open_worker_end
 from shoal.gateway.messages import Drain, EngineFault, TableUpdate, WorkerFailed, WorkerReady, WorkerSettings
 from shoal.routing.table import EngineTarget, ModelRoute, RoutingTable
+from support.channel import open_node_end
 
 SETTINGS = WorkerSettings(index=1, workers=2, node="n", host="h", port=3, control_socket="/c")
 TABLE = TableUpdate(

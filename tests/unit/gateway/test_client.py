@@ -194,10 +194,11 @@ async def test_a_client_that_disconnects_aborts_its_request(stage):
 
     engine = await stage.engine(hang)
     await stage.open(engine)
-    for leave in ("close", "reset"):
+    for number, leave in enumerate(("close", "reset"), start=1):
         client = await stage.client()
         await client.send(stage.post())
-        await stage.until(lambda: stage.open_requests() == 1)
+        # A request is open before its engine has taken the connection.
+        await stage.until(lambda n=number: stage.open_requests() == 1 and len(engine.connections) == n)
         getattr(client, leave)()
         await stage.until(lambda: engine.connections[-1].closed)
         assert stage.open_requests() == 0

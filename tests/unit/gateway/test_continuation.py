@@ -115,6 +115,20 @@ def test_reasoning_and_tool_calls_under_way_cannot_go_on():
             refuse(asked(), transcript)
 
 
+def test_by_text_tokens_of_a_character_that_is_not_whole_yet_are_generated_anew():
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    for pieces in ([([1], "a"), ([2], ""), ([3], "")], [([1], "a")]):
+        made = continuation(
+            asked(tools=tools, max_tokens=10, min_tokens=4),
+            said(*pieces),
+            exact=True,
+            token_ids=True,
+            max_model_len=100,
+        )
+        body = json.loads(made.body)
+        assert (made.tokens, body["max_tokens"], body["min_tokens"]) == (1, 9, 3)
+
+
 def test_tools_and_pictures_go_on_by_text():
     tools = [{"type": "function", "function": {"name": "f"}}]
     body = plan(asked(tools=tools, max_tokens=10), said(([1], "a"), ([2], "b")))

@@ -7,7 +7,16 @@ import os
 import pytest
 
 from shoal.gateway import counters
-from shoal.gateway.counters import SLOTS, Cell, InFlight, SharedMetrics
+from shoal.gateway.counters import (
+    NO_MODEL,
+    SLOTS,
+    Cell,
+    InFlight,
+    SharedMetrics,
+    engine_block,
+    model_block,
+)
+from shoal.gateway.outcomes import count
 
 
 @pytest.fixture
@@ -41,12 +50,24 @@ def test_cells_do_not_overlap(fd):
     rows = [in_flight.row(index) for index in range(4)]
     for worker in range(3):
         rows += [metrics.row(worker), metrics.engine_requests(worker), metrics.engine_faults(worker)]
-        rows.append(metrics.waiting(worker))
+        rows += [metrics.waiting(worker), metrics.outcomes(worker)]
     rows.append(metrics.elsewhere)
     for number, row in enumerate(rows):
         row[:] = memoryview(b"".join(number.to_bytes(8, "little") for _ in range(len(row)))).cast("q")
     for number, row in enumerate(rows):
         assert set(row.tolist()) == {number}
+
+
+def test_outcomes_sum_over_workers_and_blocks_do_not_overlap(fd):
+    metrics = SharedMetrics(fd, 3)
+    blocks = [engine_block(0), engine_block(SLOTS - 1), model_block(0), model_block(SLOTS - 1), NO_MODEL]
+    for number, block in enumerate(blocks):
+        for worker in range(3):
+            for _ in range(number):
+                count(metrics.outcomes(worker), block, 200, False, 1_000_000_000)
+    found = [metrics.outcome(block) for block in blocks]
+    assert [o.answers.get(("200", False), 0) for o in found] == [0, 3, 6, 9, 12]
+    assert [o.whole.total for o in found] == [0, 3, 6, 9, 12]
 
 
 def test_totals_sum_over_workers(fd):

@@ -32,6 +32,15 @@ async def test_an_unknown_model_is_404_and_names_the_known_ones(stage):
         assert reply.error["message"] == "The model 'nope' does not exist; there are: a, b."
 
 
+async def test_before_models_are_known_each_might_exist(stage):
+    await stage.open(table=stage.table({}))
+    client = await stage.client()
+    for request in (stage.post(b'{"model":"m"}'), stage.get("/v1/models/m")):
+        reply = await client.request(request)
+        assert (reply.status, reply.error["code"]) == (503, "no_engine_ready")
+        assert int(reply.header("retry-after")) > 0
+
+
 async def test_many_models_are_not_all_named(stage):
     engine = await stage.engine()
     await stage.open(table=stage.table({f"m{n:02}": stage.route(engine, model=f"m{n}") for n in range(30)}))
@@ -111,7 +120,7 @@ async def test_before_the_first_table_everything_is_503(stage):
     await stage.open(table=stage.table({}))
     assert (await stage.request(stage.post(b"{}"))).status == 503
     assert (await stage.request(stage.get("/health"))).status == 503
-    assert (await stage.request(stage.post())).status == 404
+    assert (await stage.request(stage.post())).status == 503
 
 
 async def test_health_is_good_with_one_ready_engine(stage):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import httptools
@@ -11,16 +12,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shoal.gateway.events import MAX_CHUNK, Dechunker, whole_chunk
+from shoal.gateway.counters import NO_MODEL
+from shoal.gateway.events import MAX_CHUNK, Dechunker, StreamError, whole_chunk
 from shoal.gateway.forms import form_of
+from shoal.gateway.outcomes import WIDTH
 from shoal.gateway.relay import Relay
 from shoal.gateway.request import Request
 from shoal.gateway.splice import EngineError
-from shoal.gateway.transcript import Transcript
+from shoal.gateway.stream import StreamExchange
+from shoal.gateway.transcript import FOLD_PIECES, Transcript
 from shoal.gateway.upstream import ResponseHead, UpstreamConnection
+from support.thorough import tries
 
 CHAT, COMPLETIONS = b"/v1/chat/completions", b"/v1/completions"
 DONE = b"data: [DONE]\n\n"
+OUTCOMES = memoryview(bytearray(8 * (NO_MODEL + WIDTH))).cast("q")
 
 
 def event(
@@ -55,35 +61,61 @@ def state(said: Transcript) -> dict[str, Any]:
     return {name: getattr(said, name) for name in names} | arrays
 
 
+def chunk(content: bytes) -> bytes:
+    """Return a chunk with its framing."""
+    return b"%x\r\n%b\r\n" % (len(content), content)
+
+
+class Stream(StreamExchange):
+    """Does nothing about what cannot go on."""
+
+    def _on_stream_error(self, relay: Relay, problem: StreamError) -> None:
+        raise problem
+
+
 class Both:
     """A stream twice: chunk by chunk, known forms used, and as bytes that have to be searched."""
 
-    def __init__(self, path: bytes, *, strip: bool) -> None:
-        self.quick, self.slow = (Relay(path, b"{}", "exact", 1 << 20) for _ in range(2))
+    def __init__(self, path: bytes, *, strip: bool, limit: int = 1 << 20) -> None:
+        self.quick, self.slow = (Relay(path, b"{}", "exact", limit) for _ in range(2))
         for relay in (self.quick, self.slow):
             relay.begin(chunked=True, strip=strip)
+        self.written: list[bytes] = []
+        client = SimpleNamespace(write=self.written.append)
+        request = Request(b"POST", path, b"", 0, False, False, True, False, False)
+        gateway = SimpleNamespace(coarse_now=0.0, outcomes=OUTCOMES)
+        exchange = Stream(gateway, client, request, None)  # type: ignore[arg-type]
+        exchange._relay, exchange._chunk = self.quick, True
+        exchange._upstream = self.upstream = SimpleNamespace(on_chunk=exchange.on_chunk)  # type: ignore[assignment]
         self.known = 0
+        self.searched = 0
+        feed_content = self.quick.feed_content
+
+        def searching(content: bytes) -> bytes:
+            self.searched += 1
+            return feed_content(content)
+
+        self.quick.feed_content = searching  # type: ignore[method-assign]
 
     def feed(self, content: bytes) -> None:
         """Hold both against each other for a chunk."""
-        chunk = self.quick.feed_event(content)
-        if chunk is None:
-            out = self.quick.feed_content(content)
-            chunk = b"%x\r\n%b\r\n" % (len(out), out) if out else b""
-        else:
-            self.known += 1
-        out = self.slow.feed(b"%x\r\n%b\r\n" % (len(content), content))
-        assert chunk == (b"%x\r\n%b\r\n" % (len(out), out) if out else b"")
+        data = chunk(content)
+        searched = self.searched
+        assert self.upstream.on_chunk(data)
+        self.known += self.searched == searched
+        out = self.slow.feed(data)
+        assert self.written == ([chunk(out)] if out else [])
+        self.written.clear()
 
     def end(self) -> None:
         """Hold what both know of the stream against each other."""
-        assert self.quick._said is not None
-        assert self.slow._said is not None
-        assert state(self.quick._said) == state(self.slow._said)
+        assert self.quick.said is not None
+        assert self.slow.said is not None
+        assert state(self.quick.said) == state(self.slow.said)
         assert self.quick.done == self.slow.done
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=tries(150), deadline=None)
 @given(
     st.lists(
         st.tuples(
@@ -152,9 +184,30 @@ def test_an_error_is_found_though_the_form_is_known():
     both = Both(CHAT, strip=True)
     for _ in range(3):
         both.feed(event(" word", [5]))
-    assert both.quick.feed_event(b'data: {"error":{"message":"gone"}}\n\n') is None
+    assert both.known
     with pytest.raises(EngineError, match="gone"):
-        both.quick.feed_content(b'data: {"error":{"message":"gone"}}\n\n')
+        both.upstream.on_chunk(chunk(b'data: {"error":{"message":"gone"}}\n\n'))
+
+
+def test_an_event_may_become_longer_than_the_longest_that_is_taken_whole():
+    both = Both(CHAT, strip=True)
+    both.feed(event(" word", [5]))
+    both.feed(event("x" * (MAX_CHUNK - len(event("", []))), []))  # null is longer than []
+    assert both.known
+    both.end()
+
+
+def test_a_stream_that_is_too_long_to_be_continued_goes_on_and_nothing_more_of_it_is_kept():
+    both = Both(CHAT, strip=True, limit=20_000)
+    for number in range(3000):
+        both.feed(event(f" {number}", [number]))
+    said = both.quick.said
+    assert said is not None
+    assert said.overflown
+    assert both.known > 2900
+    assert len(said.pieces) < FOLD_PIECES
+    assert not said.ids
+    both.end()
 
 
 @pytest.mark.parametrize(
@@ -174,8 +227,8 @@ def test_what_cannot_be_understood_makes_a_stream_one_that_cannot_be_continued(w
     for content in (event(" a", [1]), event(" b", [2]), wrong, event(" c", [3])):
         both.feed(content)
     both.end()
-    assert both.quick._said is not None
-    assert both.quick._said.overflown == (b"choices" in wrong)
+    assert both.quick.said is not None
+    assert both.quick.said.overflown == (b"choices" in wrong)
 
 
 @pytest.mark.parametrize(
@@ -273,9 +326,13 @@ class Exchange:
     def on_body(self, data: bytes) -> None:
         self.content += self.rest.feed(data)
 
-    def on_chunk(self, content: bytes) -> None:
+    def on_chunk(self, data: bytes) -> bool:
+        content = whole_chunk(data)
+        if content is None:
+            return False
         self.alone += 1
         self.content += content
+        return True
 
     def on_end(self) -> None:
         self.ended = "well"
@@ -307,7 +364,7 @@ def receive(pieces: list[bytes]) -> Exchange:
     return exchange
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=tries(200), deadline=None)
 @given(
     st.lists(
         st.binary(min_size=1, max_size=40) | st.sampled_from([b"\r\n", b"5\r\nhello\r\n", b"0\r\n\r\n"]),

@@ -40,6 +40,8 @@ def read(heads: KnownRequests | None, *pieces: bytes) -> tuple[list[Request], in
     reader = RequestReader(SETTINGS, heads)
     for piece in pieces:
         reader.feed(piece)
+    for request in reader.requests:
+        request.known, request.usual = None, False  # all but these are to be the same
     return list(reader.requests), reader.refusal.status if reader.refusal else None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shoal.gateway.messages import WorkerSettings
-from shoal.gateway.request import RefusalError, Request, parse_request, without_upgrade
+from shoal.gateway.request import Manner, RefusalError, Request, parse_request, without_upgrade
 
 SETTINGS = WorkerSettings(index=0, workers=1, node="n", host="", port=1, control_socket="", max_body=1000)
 
@@ -94,10 +94,10 @@ def test_refusals(head, status):
 
 def test_a_head_can_be_dressed_for_an_engine_behind_a_proxy():
     request = parse(b"GET /x?y HTTP/1.1\r\nhost: g\r\nAUTHORIZATION: mine\r\nX: y")
-    assert request.head_for(b"/p", b"host: h", b"authorization: theirs") == (
-        b"GET /p/x?y HTTP/1.1\r\nhost: h\r\nauthorization: theirs\r\nX: y"
-    )
-    assert request.head_for(b"", None, None) == request.head
+    lines = (b"host: h", b"authorization: theirs")
+    manner = Manner(b"/p", lines, frozenset((b"host", b"authorization")))
+    assert request.head_for(manner) == (b"GET /p/x?y HTTP/1.1\r\nhost: h\r\nauthorization: theirs\r\nX: y")
+    assert request.head_for(Manner()) == request.head
 
 
 def test_header_finds_the_first_field_of_a_name():

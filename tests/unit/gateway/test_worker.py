@@ -13,9 +13,9 @@ import sys
 import pytest
 
 from shoal.gateway import counters
-from shoal.gateway.channel import open_node_end
 from shoal.gateway.counters import InFlight, SharedMetrics
 from shoal.gateway.messages import Drain, EngineFault, TableUpdate, WorkerReady, WorkerSettings
+from support.channel import open_node_end
 
 
 class Node:
