@@ -14,17 +14,18 @@ from shoal.engine.gpu import Gpu
 from shoal.models.profile import Profile
 from shoal.models.weights import Layer
 from shoal.node.engine_options import EngineOptions, engine_options
-from shoal.node.errors import DoesNotFitError, GroupError, StartError
+from shoal.node.errors import DoesNotFitError, StartError
 from shoal.node.fit import GIB, USEFUL, Fit, cpu_fit, gpu_fit
 from shoal.node.hardware import NodeHardware
 from shoal.node.parallel import kinds, tensor_sizes
 from shoal.node.plan_types import Refusal
+from shoal.node.split import Split, split_of
 from shoal.node.units import gb
 
 _MOST_GPUS = 16  # of one machine, when hardware is suggested
+_MOST_NODES = 16  # of one engine, likewise
 _SHORT = 1024  # tokens; lengths are suggested in multiples of it
 _ENOUGH = 8192  # tokens; hardware is not suggested for requests that are shorter, unless the model's are
-_LATER = "engines across nodes are not in this version"
 _SMALLER = (("an 8-bit (FP8)", 8.0), ("a 4-bit (AWQ, GPTQ)", 4.2))
 
 
@@ -40,10 +41,12 @@ def refused(
         model = _model(config, error.model)
         gpus = [g for g in hardware[node.name].gpus if g.index in error.gpus]
         fit = gpu_fit(profiles[error.model], engine_options(model), gpus)
+        split = _split_here(config, node, model, gpus, profiles[error.model])
+        if split is not None:
+            fit = gpu_fit(profiles[error.model], _as_split(engine_options(model), split), gpus)
         if fit is not None:
-            return shortfall(config, node, Misfit(model, gpus, fit, profiles[error.model]), hardware)
-    if isinstance(error, GroupError):
-        return _group(config, _model(config, error.model), hardware, profiles.get(error.model))
+            misfit = Misfit(model, gpus, fit, profiles[error.model], split=split)
+            return shortfall(config, node, misfit, hardware)
     sentence, _, nearest = str(error).partition(" Nearest that works: ")
     ways = tuple(way.removesuffix(".") for way in nearest.split(", or ") if way)
     return Refusal(nodes=(node.name,), by="shoal", sentence=sentence.rstrip("."), nearest=ways)
@@ -58,6 +61,7 @@ class Misfit(msgspec.Struct, frozen=True):
         fit: how its memory divides.
         profile: the model's.
         engines: engines without GPUs that share the machine.
+        split: how it is divided over nodes, None for an engine on one.
     """
 
     model: Model
@@ -65,6 +69,19 @@ class Misfit(msgspec.Struct, frozen=True):
     fit: Fit
     profile: Profile
     engines: int = 1
+    split: Split | None = None
+
+
+def _as_split(options: EngineOptions, split: Split) -> EngineOptions:
+    return msgspec.structs.replace(options, tensor=split.tensor, stages=split.stages)
+
+
+def _split_here(
+    config: Config, node: Node, model: Model, gpus: Sequence[Gpu], profile: Profile
+) -> Split | None:
+    """Return how a model's engines are divided where they span nodes, None where they do not."""
+    span = config.span_of(model)
+    return split_of(model, len(gpus), span, profile) if span > 1 and node.role != "gateway" else None
 
 
 def shortfall(config: Config, node: Node, misfit: Misfit, hardware: Mapping[str, NodeHardware]) -> Refusal:
@@ -84,6 +101,8 @@ def shortfall(config: Config, node: Node, misfit: Misfit, hardware: Mapping[str,
         misfit.engines,
     )
     options = engine_options(model)
+    if misfit.split is not None:
+        options = _as_split(options, misfit.split)
     if not gpus:
         sentence = _cpu_sentence(model, fit, engines)
         return Refusal(
@@ -93,7 +112,10 @@ def shortfall(config: Config, node: Node, misfit: Misfit, hardware: Mapping[str,
             nearest=tuple(_on_cpu(options, fit, profile, engines)),
         )
     machine = [g for g in hardware[node.name].gpus if node.gpus is None or g.index in node.gpus]
-    ways = [*_here(options, gpus, machine, fit, profile), *_elsewhere(config, misfit, hardware)]
+    if misfit.split is None:
+        ways = [*_here(options, gpus, machine, fit, profile), *_elsewhere(config, misfit, hardware)]
+    else:
+        ways = [*_wider(config, misfit, options, hardware)]
     certain = fit.weights > fit.total
     return Refusal(
         nodes=(node.name,),
@@ -106,7 +128,7 @@ def shortfall(config: Config, node: Node, misfit: Misfit, hardware: Mapping[str,
 def _gpu_sentence(
     model: Model, options: EngineOptions, gpus: Sequence[Gpu], fit: Fit, profile: Profile
 ) -> str:
-    n = len(gpus)
+    n = max(len(gpus), fit.tensor * fit.stages)
     each = "each of its GPUs" if n > 1 else "its GPU"
     budget = f"{gb(fit.budget)} ({options.utilization:g} of {gb(fit.total)})"
     if fit.verdict == "weights":
@@ -194,12 +216,12 @@ def _elsewhere(config: Config, misfit: Misfit, hardware: Mapping[str, NodeHardwa
     model, gpus, profile = misfit.model, misfit.gpus, misfit.profile
     options = engine_options(model)
     if (group := across(config, model, profile, hardware)) is not None:
-        yield f"{group}; {_LATER}"
+        yield group
     elif profile.architecture.quantization is None:
         for name, bits in _SMALLER:
             small = shrunk(profile, bits)
             if (group := across(config, model, small, hardware)) is not None:
-                yield f"{name} checkpoint of it, about {gb(small.weights.total)}, as {group}; {_LATER}"
+                yield f"{name} checkpoint of it, about {gb(small.weights.total)}, as {group}"
                 break
     if found := _fewest(options, profile, [gpus[0]] * _MOST_GPUS, len(gpus) + 1):
         like = "these" if len(gpus) > 1 else "this"
@@ -244,8 +266,8 @@ def across(
                 if found := _found(split, profile, [first[0]] * (tensor * count)):
                     inside = f"tensor parallel {tensor} in each, " if tensor > 1 else ""
                     return (
-                        f"one engine over {count} nodes ({inside}pipeline parallel {count} across)"
-                        f"{found.length}"
+                        f"one engine over {count} nodes, `nodes_per_engine: {count}` ({inside}pipeline parallel "
+                        f"{count} across){found.length}"
                     )
                 break
     return None
@@ -255,36 +277,37 @@ def _same(one: Gpu, other: Gpu) -> bool:
     return len(kinds([one, other])) == 1
 
 
-def _group(
-    config: Config, model: Model, hardware: Mapping[str, NodeHardware], profile: Profile | None
-) -> Refusal:
-    nodes = config.nodes_of(model)
-    sentence = f"model {model.name} has type xlarge, one engine over {len(nodes)} nodes, and {_LATER}"
-    ways: list[str] = []
-    if profile is not None:
-        sentence += (
-            f". It needs {gb(profile.weights.total)} for its weights{_together(config, model, hardware)}"
-        )
-        options = engine_options(model)
-        for node in nodes:
-            machine = hardware.get(node.name)
-            group = _largest_kind(machine.gpus) if machine is not None and machine.gpus else []
-            if group and (found := _fewest(options, profile, group, 1)):
-                ways.append(
-                    f"`type: large`: one node holds it, so each can run an engine of its own{found.length}"
-                )
+def _wider(
+    config: Config, misfit: Misfit, options: EngineOptions, hardware: Mapping[str, NodeHardware]
+) -> Iterator[str]:
+    """Yield what would fit instead of an engine across nodes that does not."""
+    model, profile, split = misfit.model, misfit.profile, misfit.split
+    if misfit.fit.verdict == "cache":
+        yield from _shorter(options, misfit.gpus, profile)
+    group = across(config, model, profile, hardware)
+    if group is not None:
+        yield group
+    elif profile.architecture.quantization is None:
+        for name, bits in _SMALLER:
+            small = shrunk(profile, bits)
+            if (group := across(config, model, small, hardware)) is not None:
+                yield f"{name} checkpoint of it, about {gb(small.weights.total)}, as {group}"
                 break
-        if not ways:
-            big = hardware.get(nodes[0].name)
-            ways += _smaller(options, profile, big.gpus) if big is not None and big.gpus else ()
-            if (group_ := across(config, model, profile, hardware)) is not None:
-                ways.append(f"{group_}, once there are such engines")
-    return Refusal(
-        nodes=tuple(n.name for n in nodes),
-        by="shoal",
-        sentence=sentence,
-        nearest=tuple(ways or ["`type: large`"]),
+    machine = misfit.gpus[0]
+    for nodes in range((split.nodes if split else 1) + 1, _MOST_NODES + 1):
+        for tensor in reversed(tensor_sizes(profile.architecture, len(misfit.gpus))):
+            wide = msgspec.structs.replace(options, tensor=tensor, stages=nodes, data=1)
+            if nodes <= profile.architecture.layers and (
+                found := _found(wide, profile, [machine] * (tensor * nodes))
+            ):
+                yield f"one engine over {nodes} nodes like these{found.length}"
+                return
+    room = (
+        (misfit.fit.budget - misfit.fit.overhead)
+        / (1 + USEFUL)
+        * (split.tensor * split.stages if split else 1)
     )
+    yield f"a model of up to about {gb(max(0, int(room)))} of weights on the same nodes"
 
 
 def _on_cpu(options: EngineOptions, fit: Fit, profile: Profile, engines: int) -> Iterator[str]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from shoal.cluster.pki import SERVER_NAME, Authority
 from shoal.engine.probe import Probe
 from shoal.engine.spec import Tls
+from shoal.files import PRIVATE, write_whole
 from shoal.gateway.engine_tls import client_context
 from shoal.gateway.messages import Credentials
 from shoal.node.addresses import base_url
@@ -113,7 +114,16 @@ class Certificates:
         return context
 
     def probe(
-        self, host: str, port: int, model: str, authority: str, *, timeout: float, api_key: str | None = None
+        self,
+        host: str,
+        port: int,
+        model: str,
+        authority: str,
+        *,
+        timeout: float,
+        api_key: str | None = None,
+        health: str = "/health",
+        any_program: bool = False,
     ) -> Probe:
         """Return a probe of an engine of the cluster.
 
@@ -124,6 +134,8 @@ class Certificates:
             authority: as for `context`.
             timeout: seconds an answer may take.
             api_key: sent as a bearer token.
+            health: see `Probe`.
+            any_program: see `Probe`.
 
         Raises:
             OSError: as for `context`.
@@ -136,6 +148,8 @@ class Certificates:
             timeout=timeout,
             tls=context,
             server_name=SERVER_NAME if context else None,
+            health=health,
+            any_program=any_program,
         )
 
     def _files(self, authority: str) -> Tls:
@@ -158,9 +172,4 @@ def _keep(file: Path, content: bytes) -> None:
     with contextlib.suppress(FileNotFoundError):
         if file.read_bytes() == content and file.stat().st_mode & 0o077 == 0:
             return
-    new = file.with_suffix(".new")
-    new.unlink(missing_ok=True)
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as out:
-        out.write(content)
-    new.replace(file)
+    write_whole(file, content, mode=PRIVATE)

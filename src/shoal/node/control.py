@@ -1,14 +1,16 @@
 """The control app of a node: a small Starlette application on a unix socket behind the gateway workers.
 
-Paths: ``/shoal/v1/self`` (who is this), ``/shoal/v1/status``, ``/shoal/v1/events``, ``/shoal/v1/keys`` (API keys and
-what they have used), ``/metrics`` and ``/`` (a page of text for whoever opens the port in a browser).
+Paths: ``/shoal/v1/self`` (who is this), ``/shoal/v1/status``, ``/shoal/v1/events`` (``?count=N``, ``?all=1``
+for those of all nodes), ``/shoal/v1/explain`` (``?id=REQUEST``, of all gateways), ``/shoal/v1/keys`` (API keys and what
+they have used), ``/metrics`` (this node) and ``/metrics/cluster`` (all of them). Those of files and batches come from
+`shoal.batch`, orders to the fleet from `shoal.node.orders`, the web console and what it asks for from
+`shoal.node.console`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,8 +18,12 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from shoal.node.http import Server
+from shoal.node.orders import error_body
+from shoal.observe.exposition import CONTENT_TYPE
 
 
 class Source(Protocol):
@@ -31,17 +37,33 @@ class Source(Protocol):
         """Return the status document."""
         ...
 
+    def events(self, count: int) -> list[dict[str, Any]]:
+        """Return the last `count` events, oldest first."""
+        ...
+
+    async def all_events(self, count: int) -> list[dict[str, Any]]:
+        """Return the last `count` events of all nodes that answer, oldest first, each with its ``node``."""
+        ...
+
+    async def explain(self, name: str) -> dict[str, Any]:
+        """Return what the gateways of all nodes remember of requests of a name."""
+        ...
+
     def keys(self) -> list[dict[str, Any]]:
         """Return the API keys, without anything secret, and what they have used."""
         ...
 
-    def metrics(self) -> bytes:
+    async def metrics(self) -> str:
         """Return this node's metrics in Prometheus' text format."""
         ...
 
+    async def cluster_metrics(self) -> str:
+        """Return all nodes' metrics in the same format."""
+        ...
 
-def control_app(source: Source) -> Starlette:
-    """Return the application that answers for `source`."""
+
+def control_app(source: Source, more: Sequence[BaseRoute] = ()) -> Starlette:
+    """Return the application that answers for `source`; `more` are routes of others."""
 
     async def self_(_: Request) -> Response:
         return JSONResponse(source.self_document())
@@ -49,68 +71,53 @@ def control_app(source: Source) -> Starlette:
     async def status(_: Request) -> Response:
         return JSONResponse(source.status())
 
-    async def events(_: Request) -> Response:
-        return JSONResponse(source.status()["events"])
+    async def events(request: Request) -> Response:
+        given = request.query_params.get("count", "")
+        count = int(given) if given.isascii() and given.isdecimal() else 50
+        everywhere = request.query_params.get("all") == "1"
+        return JSONResponse(await source.all_events(count) if everywhere else source.events(count))
+
+    async def explain(request: Request) -> Response:
+        return JSONResponse(await source.explain(request.query_params.get("id", "")))
 
     async def keys(_: Request) -> Response:
         return JSONResponse(source.keys())
 
     async def metrics(_: Request) -> Response:
-        return Response(source.metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(await source.metrics(), media_type=CONTENT_TYPE)
 
-    async def index(_: Request) -> Response:
-        return PlainTextResponse(_index(source.status()))
+    async def cluster_metrics(_: Request) -> Response:
+        return Response(await source.cluster_metrics(), media_type=CONTENT_TYPE)
 
     async def failed(_: Request, error: Exception) -> Response:
         if not isinstance(error, HTTPException):
             raise error
         message = f"{error.detail}. Paths here: {', '.join(paths)}."
-        body = {"message": message, "type": "invalid_request_error", "param": None, "code": error.status_code}
-        return JSONResponse({"error": body}, status_code=error.status_code)
+        return JSONResponse(error_body(message, error.status_code), status_code=error.status_code)
 
     paths: dict[str, Callable[[Request], Awaitable[Response]]] = {
         "/shoal/v1/self": self_,
         "/shoal/v1/status": status,
         "/shoal/v1/events": events,
+        "/shoal/v1/explain": explain,
         "/shoal/v1/keys": keys,
         "/metrics": metrics,
-        "/": index,
+        "/metrics/cluster": cluster_metrics,
     }
     return Starlette(
-        routes=[Route(path, answer, methods=["GET"]) for path, answer in paths.items()],
+        routes=[*more, *(Route(path, answer, methods=["GET"]) for path, answer in paths.items())],
         exception_handlers={HTTPException: failed},
     )
-
-
-def _index(status: dict[str, Any]) -> str:
-    lines = [
-        f"Shoal {status['version']}, cluster {status['cluster']}, node {status['node']}",
-        "",
-        "OpenAI-compatible API under /v1, state under /shoal/v1/status, metrics under /metrics.",
-        "",
-    ]
-    for member in status["members"]:
-        lines.append(f"{member['name']}  {member['state']}")
-        lines += [f"  {e['id']}  {e['state']}  {e['detail']}".rstrip() for e in member["engines"]]
-    return "\n".join(lines) + "\n"
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: signals are the node's business."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 class ControlServer:
     """Runs the control app on a unix socket inside the node's event loop."""
 
-    def __init__(self, source: Source, path: Path) -> None:
+    def __init__(self, source: Source, path: Path, more: Sequence[BaseRoute] = ()) -> None:
         settings = uvicorn.Config(
-            control_app(source), uds=str(path), log_level="warning", access_log=False, lifespan="off"
+            control_app(source, more), uds=str(path), log_level="warning", access_log=False, lifespan="off"
         )
-        self._server = _Server(settings)
+        self._server = Server(settings)
         self._path = path
 
     async def serve(self) -> None:
@@ -125,4 +132,4 @@ class ControlServer:
 
     def stop(self) -> None:
         """Ask `serve` to return soon."""
-        self._server.should_exit = True
+        self._server.stop()

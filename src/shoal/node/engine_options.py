@@ -64,7 +64,7 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def engine_options(model: Model) -> EngineOptions:
-    """Return what the arguments of a model's engines say about their size."""
+    """Return what the settings and arguments of a model's engines say about their size."""
     words = cli_args(model.args)
     auto = {None, "", "auto"}
 
@@ -73,8 +73,8 @@ def engine_options(model: Model) -> EngineOptions:
         return None if value in auto else value
 
     return EngineOptions(
-        tensor=_whole(words, "--tensor-parallel-size", "-tp"),
-        stages=_whole(words, "--pipeline-parallel-size", "-pp"),
+        tensor=model.tensor_parallel or _whole(words, "--tensor-parallel-size", "-tp"),
+        stages=model.pipeline_parallel or _whole(words, "--pipeline-parallel-size", "-pp"),
         data=_whole(words, "--data-parallel-size", "-dp") or 1,
         utilization=_share(option(words, "--gpu-memory-utilization")),
         max_len=_length(words),

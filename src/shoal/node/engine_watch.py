@@ -34,17 +34,18 @@ class EngineWatch:
     """Watches the engines of a node.
 
     Args:
-        specs: what should run, by engine id.
         settings: the configuration's ``engines``.
         stall_timeout: seconds after which an engine that has requests and gets nothing done hangs.
         certificates: for connections to engines that speak TLS.
         in_flight: returns the requests that the cluster's gateways have open on an engine of this node.
         on_change: called when there may be something for the rules to decide.
+
+    Attributes:
+        specs: what should run, by engine id.
     """
 
     def __init__(
         self,
-        specs: Mapping[str, EngineSpec],
         settings: EngineSettings,
         *,
         stall_timeout: float,
@@ -52,7 +53,7 @@ class EngineWatch:
         in_flight: Callable[[str], int],
         on_change: Callable[[], None],
     ) -> None:
-        self._specs = specs
+        self.specs: Mapping[str, EngineSpec] = {}
         self._settings = settings
         self._stall_timeout = stall_timeout
         self._certificates = certificates
@@ -65,7 +66,7 @@ class EngineWatch:
         Raises:
             OSError: this node has no certificate to show it, see `Certificates.context`.
         """
-        spec = self._specs.get(e.id)
+        spec = self.specs.get(e.id)
         return self._certificates.probe(
             e.host,
             e.port,
@@ -73,6 +74,8 @@ class EngineWatch:
             e.authority,
             api_key=api_key(spec, os.environ) if spec else None,
             timeout=timeout or self._settings.probe_timeout,
+            health=e.health,
+            any_program=e.any_program,
         )
 
     def requests(self, e: ManagedEngine) -> int:
@@ -101,6 +104,15 @@ class EngineWatch:
                     e.unwatched(late)
             if e.canary is not None:
                 e.canary.cancel()
+
+    async def follow(self, e: ManagedEngine, process: EngineProcess) -> None:
+        """Look after a part that answers nobody: its leader's node is who tells how the engine does."""
+        e.detail = "follows"
+        while not process.exited.done() and not e.ending:
+            await asyncio.to_thread(
+                logs.rotate, process.log, self._settings.log_max_size, self._settings.log_files
+            )
+            await asyncio.wait({process.exited}, timeout=self._settings.probe_interval)
 
     async def look_at_start(self, e: ManagedEngine, process: EngineProcess, probe: Probe) -> None:
         """Find out whether the engine is ready: /health answers, and so does the model when asked for one token."""
@@ -148,7 +160,7 @@ class EngineWatch:
         begun = time.monotonic()
         try:
             async with asyncio.timeout(limit):
-                await probe.health()
+                await probe.health(more=True)
                 load = await probe.load()
         except (ProbeError, TimeoutError):
             if (late := time.monotonic() - begun - limit) > _ABSENT:
@@ -157,8 +169,8 @@ class EngineWatch:
             await self._judge(e, process, silent=True)
             return
         moved = load.progress != e.load.progress
-        e.load = load
-        if moved or not self.requests(e):
+        e.load, e.said = load, probe.said
+        if moved or not self.requests(e) or e.uncounted:
             e.seen_well()
             return
         await self._judge(e, process, silent=False)
@@ -176,7 +188,9 @@ class EngineWatch:
 
     async def _judge(self, e: ManagedEngine, process: EngineProcess, *, silent: bool) -> None:
         """Note what there is to see of an engine that gets nothing done; what follows is for the rules to say."""
-        computes = await asyncio.to_thread(e.activity.computes, process.record, silent=silent)
+        # Of a program that is not vLLM it is not known which of its processes computes.
+        whole = silent or e.any_program
+        computes = await asyncio.to_thread(e.activity.computes, process.record, silent=whole)
         now = time.monotonic()
         if computes:
             e.worked = now

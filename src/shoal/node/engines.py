@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from shoal.config.schema import Engines as EngineSettings
 from shoal.engine import diagnosis, logs, record, stacks
 from shoal.engine.capacity import capacity
 from shoal.engine.gpu import Gpu
+from shoal.engine.lifeline import listening
 from shoal.engine.machine import Machine
 from shoal.engine.metrics import Load
 from shoal.engine.ports import NoFreePortError, reserve
@@ -22,13 +24,15 @@ from shoal.engine.probe import ProbeError
 from shoal.engine.process import Adoption, EngineProcess, end_leftovers
 from shoal.engine.record import Record
 from shoal.engine.spawn import StartError
-from shoal.engine.spec import EngineSpec
+from shoal.engine.spec import EngineSpec, Part
 from shoal.node import reconcile
 from shoal.node.certificates import Certificates
 from shoal.node.engine_watch import EngineWatch
+from shoal.node.errors import NotNowError
 from shoal.node.events import Events
 from shoal.node.managed import ManagedEngine
 from shoal.node.reconcile import Action, Actual
+from shoal.node.stopped import watch_stopped
 
 # For the end of an engine that was asked to go: vLLM needs a moment to leave its GPU and shared memory in order.
 _STOP_GRACE = 10.0
@@ -82,7 +86,8 @@ class Engines:
         self._node = node
         self._gpus = gpus
         self._capacities: dict[str, int] = {}
-        self.want(specs)
+        self._specs: Mapping[str, EngineSpec] = {}
+        self._engines: dict[str, ManagedEngine] = {}
         self._settings = settings
         self._state_dir = state_dir
         self._machine = machine
@@ -91,17 +96,16 @@ class Engines:
         self._settle = settle
         self._events = events
         self._on_change = on_change
-        self._engines: dict[str, ManagedEngine] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._certificates = certificates
         self._watch = EngineWatch(
-            specs,
             settings,
             stall_timeout=stall_timeout,
             certificates=certificates,
             in_flight=in_flight,
             on_change=on_change,
         )
+        self.want(specs)
 
     # -- what the rest of the node sees
 
@@ -125,12 +129,25 @@ class Engines:
                 exit=e.exit,
                 failures=e.failures,
                 next_start=e.next_start,
+                generation=e.part.generation if e.part else 0,
+                follows=e.follows,
+                stopped=e.stopped,
+                over=e.over,
             )
             for e in self._engines.values()
         }
 
+    def parts(self) -> dict[str, tuple[Part, int]]:
+        """Return of each part of an engine across nodes that runs or is being started: which, and its lifeline."""
+        running = (e for e in self._engines.values() if e.busy or e.process is not None)
+        return {e.id: (e.part, e.lifeline) for e in running if e.part is not None}
+
+    def fingerprints(self) -> dict[str, str]:
+        """Return the fingerprints of what runs, by engine id."""
+        return {e.id: e.fingerprint for e in self._engines.values()}
+
     def reports(self) -> tuple[EngineReport, ...]:
-        """Return what the other nodes are told of the engines, in order of id."""
+        """Return what the other nodes are told of the engines that answer requests, in order of id."""
         now = time.monotonic()
         return tuple(
             EngineReport(
@@ -152,9 +169,23 @@ class Engines:
                 detail=e.detail,
                 errors=e.errors,
                 capacity=self._capacities.get(e.id, 0),
+                health=e.health,
             )
             for e in sorted(self._engines.values(), key=lambda e: e.id)
+            if not e.follows
         )
+
+    def said(self) -> dict[str, str]:
+        """Return what each engine said under ``/metrics`` when it was last asked, by id."""
+        return {e.id: e.said for e in self._engines.values()}
+
+    def loads(self) -> dict[str, Load]:
+        """Return what each engine said of its load when it was last asked, by its id and start."""
+        return {
+            f"{e.id} {e.process.record.marker}": e.load
+            for e in self._engines.values()
+            if e.process is not None and not e.follows and e.load.counted
+        }
 
     # -- adoption, at the start of the node process
 
@@ -188,19 +219,29 @@ class Engines:
             port=rec.port,
             fingerprint=rec.fingerprint,
             authority=rec.authority,
+            part=rec.part,
+            lifeline=rec.lifeline,
+            health=rec.health,
         )
         e.restarts = 0
         self._engines[rec.id] = e
         self._run(e, adoption.process)
         self._events.add(f"engine {rec.id} is adopted: process {adoption.process.pid} went on running")
-        async with self._watch.probe(e) as probe:
-            await self._watch.look_at_start(e, adoption.process, probe)
+        if not e.follows:
+            async with self._watch.probe(e) as probe:
+                await self._watch.look_at_start(e, adoption.process, probe)
 
     # -- actions
 
     def want(self, specs: Mapping[str, EngineSpec]) -> None:
         """Start engines as these specs say from now on. What runs is not touched: the rules compare fingerprints."""
-        self._specs = specs
+        if specs == self._specs:
+            return
+        self._specs = self._watch.specs = specs
+        for e in self._engines.values():
+            # That something else failed there is no reason to wait with this.
+            if e.process is None and e.id in specs and specs[e.id].fingerprint() != e.fingerprint:
+                e.failures, e.next_start = 0, None
         self._capacities |= {spec.id: capacity(spec, self._gpus) for spec in specs.values()}
 
     def apply(self, action: Action) -> None:
@@ -223,9 +264,15 @@ class Engines:
                 self._stop(e)
             case reconcile.Kill(hung=hung) if e and e.process:
                 e.ending, e.why = True, action.reason.partition(": it ")[2]
+                e.over = e.why
                 # At once: the rules are asked again before the first task runs.
                 e.enter(EngineState.UNHEALTHY if hung else EngineState.STOPPING, e.why)
                 self._spawn(self._kill(e.process, hung))
+            case reconcile.Kill() if e:
+                e.enter(EngineState.STOPPING)  # it is just being started; the rules say it again
+            case reconcile.LayDown() if e:
+                e.exit = None
+                e.enter(EngineState.WAITING, action.reason.partition(" ")[2].partition(" ")[2])
             case reconcile.Forget() if e:
                 del self._engines[e.id]
             case reconcile.MarkReady() if e:
@@ -237,24 +284,53 @@ class Engines:
                 e.failures = 0
         self._on_change()
 
+    def restart(self, engine: str) -> None:
+        """Restart an engine because somebody wants it: it finishes what it runs, ends, and is started by the rules.
+
+        One that waits for its next start does not wait any longer.
+
+        Raises:
+            NotNowError: there is none, or it is about to end already.
+        """
+        e = self._engines.get(engine)
+        if e is None or e.follows:
+            raise NotNowError(f"node {self._node} has no engine {engine} that can be restarted", 404)
+        if e.process is not None and not (e.stopping or e.ending or e.busy):
+            self.apply(
+                reconcile.Stop(
+                    engine=engine, reason=f"engine {engine} is restarted: an operator asked for it"
+                )
+            )
+        elif e.state is EngineState.WAITING and e.next_start is not None:
+            e.next_start = None
+            self._events.add(f"engine {engine} starts at once: an operator asked for it")
+            self._on_change()
+        else:
+            raise NotNowError(f"engine {engine} is {e.state} just now: {e.detail or 'try again later'}")
+
     def _new(self, engine: str) -> ManagedEngine:
         spec = self._specs[engine]
         return self._engines.setdefault(engine, ManagedEngine(engine, spec.model, spec.kind))
 
     def _start(self, e: ManagedEngine) -> None:
+        spec = self._specs[e.id]
+        e.model, e.kind, e.fingerprint = spec.model, spec.kind, spec.fingerprint()
         e.busy, e.ready, e.answered, e.looked, e.next_start = True, False, None, None, None
-        e.stopping, e.ending, e.why = False, False, ""
-        e.served, e.load, e.restarts = (), Load(), e.restarts + 1
+        e.stopping, e.ending, e.why, e.stopped, e.over = False, False, "", None, None
+        e.part, e.lifeline = spec.part, 0
+        e.served, e.load, e.said, e.restarts = (), Load(), "", e.restarts + 1
         e.enter(EngineState.STARTING, "starting")
-        self._spawn(self._launch(e, self._specs[e.id]))
+        self._spawn(self._launch(e, spec))
 
     async def _launch(self, e: ManagedEngine, spec: EngineSpec) -> None:
-        reservation = None
+        reservation = lifeline = None
         try:
             reservation = reserve(spec.host, *self._settings.ports, f"{self._node}/{e.id}")
             spec = msgspec.structs.replace(spec, port=reservation.port)
+            if spec.part is not None:
+                lifeline = self._lifeline(e, spec)
             process = await EngineProcess.start(
-                spec, self._state_dir, reservation=reservation, machine=self._machine
+                spec, self._state_dir, reservation=reservation, machine=self._machine, lifeline=lifeline
             )
         except (StartError, NoFreePortError, OSError) as error:
             if reservation is not None:
@@ -262,18 +338,26 @@ class Engines:
             e.busy, e.exit = False, f"could not be started: {error}"
             self._on_change()
             return
-        e.host, e.port, e.fingerprint = spec.host, spec.port, spec.fingerprint()
-        e.authority = process.record.authority
+        e.host, e.port = spec.host, spec.port
+        e.authority, e.lifeline = process.record.authority, process.record.lifeline
+        e.health = spec.health
         self._run(e, process)
         e.busy = False
         self._on_change()
+
+    def _lifeline(self, e: ManagedEngine, spec: EngineSpec) -> socket.socket:
+        """Return the lifeline of a part, on a port of its own."""
+        with reserve(spec.host, *self._settings.ports, f"{self._node}/{e.id}/lifeline") as held:
+            return listening(spec.host, held.port)
 
     def _run(self, e: ManagedEngine, process: EngineProcess) -> None:
         """Begin to look after a process."""
         e.process = process
         if e.state is not EngineState.STARTING:
             e.enter(EngineState.STARTING, "adopted, asked whether it is ready")
-        self._spawn(self._watch.watch(e, process))
+        self._spawn(self._watch.follow(e, process) if e.follows else self._watch.watch(e, process))
+        if e.part is not None:
+            self._spawn(watch_stopped(e, process, self._on_change))
         self._spawn(self._bury(e, process))
 
     def _stop(self, e: ManagedEngine) -> None:
@@ -308,7 +392,8 @@ class Engines:
                     e.load = await probe.load()
                 except ProbeError:
                     return
-                if e.load.running + e.load.waiting == 0:
+                open_ = self._watch.requests(e) if e.uncounted else e.load.running + e.load.waiting
+                if open_ == 0:
                     return
                 await asyncio.sleep(_DRAINING_INTERVAL)
 
@@ -328,10 +413,11 @@ class Engines:
         how = await process.exited
         e.ready = False
         if not e.stopping:
-            e.enter(EngineState.STOPPING, e.why or str(how))
+            e.over = e.why or str(how)
+            e.enter(EngineState.STOPPING, e.over)
             self._on_change()
         await self._terminate(process, 0)
-        e.process, e.port, e.load = None, 0, Load()
+        e.process, e.port, e.load, e.lifeline, e.over = None, 0, Load(), 0, None
         if e.stopping:
             e.stopping = False
             e.enter(EngineState.STOPPED, "stopped")

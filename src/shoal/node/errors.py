@@ -19,13 +19,13 @@ class DoesNotFitError(StartError):
         super().__init__(message)
 
 
-class GroupError(StartError):
-    """A model asks for an engine across nodes, which this version does not start.
+class NotNowError(Exception):
+    """An engine cannot be restarted; the text says why.
 
     Attributes:
-        model: the model's name.
+        status: of an HTTP answer that says so.
     """
 
-    def __init__(self, message: str, model: str) -> None:
-        self.model = model
+    def __init__(self, message: str, status: int = 409) -> None:
         super().__init__(message)
+        self.status = status

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 
 import msgspec
@@ -32,9 +32,12 @@ class Events:
     def __init__(self, keep: int = 1000, clock: Callable[[], float] = time.time) -> None:
         self._events: deque[Event] = deque(maxlen=keep)
         self._clock = clock
+        self.counts: Counter[str] = Counter(info=0, warning=0, error=0)
+        """Events since the start, by level."""
 
     def add(self, text: str, level: str = "info") -> None:
         """Record a sentence; `level` is ``info``, ``warning`` or ``error``."""
+        self.counts[level] += 1
         self._events.append(Event(self._clock(), level, text))
         _log.log(logging.getLevelNamesMapping()[level.upper()], text)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -21,6 +22,9 @@ from shoal.node.key_usage import KeyAccounts
 
 WATCH_INTERVAL = 0.25
 """Seconds between two looks at the file of keys: a change must be in force within a second on a busy machine, too."""
+
+AGENT = "(node)"
+"""Whose key the node's own is, in metrics. No key of a file can be called so."""
 
 _FRESH = 1.0  # s: a file so young may change again without looking different
 _MOST_NAMED = 10  # keys named in an event
@@ -70,6 +74,7 @@ class NodeKeys:
         settings: the configuration's.
         events: gets a sentence when keys change or a change cannot be used.
         cells: shared with the workers.
+        scrape: digest of the key for metrics, ``b""`` for none.
         on_change: called with the keys, now and whenever there are others; None where the gateway asks for none.
 
     Raises:
@@ -78,6 +83,7 @@ class NodeKeys:
     Attributes:
         table: the keys in force.
         accounts: of them.
+        agent_secret: what the node itself shows its own gateway, see `KeyTable.agent`; another one in each process.
     """
 
     def __init__(
@@ -86,8 +92,11 @@ class NodeKeys:
         events: Events,
         cells: KeyCells,
         on_change: Callable[[KeyTable | None], None],
+        scrape: bytes = b"",
     ) -> None:
+        self._scrape = scrape
         self.table: KeyTable | None = None
+        self.agent_secret = secrets.token_hex(32)
         self.accounts = KeyAccounts(cells)
         self._slots = KeySlots(cells.refill)
         self._events = events
@@ -172,13 +181,17 @@ class NodeKeys:
         settings = self._settings
         plain = [
             (f"{kind}[{i}]", digest_of(secret.encode()), kind == "admin_keys")
-            for kind, secrets in (("api_keys", settings.api_keys), ("admin_keys", settings.admin_keys))
-            for i, secret in enumerate(secrets)
+            for kind, given in (("api_keys", settings.api_keys), ("admin_keys", settings.admin_keys))
+            for i, secret in enumerate(given)
         ]
-        slots = self._slots.assign([name for name, *_ in plain] + [e.name for e in self._found.entries])
+        names = [name for name, *_ in plain] + [e.name for e in self._found.entries]
+        slots = self._slots.assign([*names, AGENT])
         keys = [Key(name=name, digest=digest, slot=slots[name], admin=admin) for name, digest, admin in plain]
         keys += [_key(entry, slots[entry.name]) for entry in self._found.entries]
-        return KeyTable(keys=tuple(keys), open_metrics=settings.metrics == "open")
+        agent = Key(name=AGENT, digest=digest_of(self.agent_secret.encode()), slot=slots[AGENT])
+        return KeyTable(
+            keys=tuple(keys), open_metrics=settings.metrics == "open", scrape=self._scrape, agent=agent
+        )
 
 
 def _key(entry: KeyEntry, slot: int) -> Key:

@@ -10,6 +10,7 @@ from shoal.cluster.view import EngineState
 from shoal.engine.activity import Activity
 from shoal.engine.metrics import Load
 from shoal.engine.process import EngineProcess
+from shoal.engine.spec import Part
 
 
 @dataclass
@@ -19,13 +20,14 @@ class ManagedEngine:
     Attributes:
         id: unique on the node.
         model: the model's name in the configuration.
-        kind: ``vllm`` or ``sim``.
+        kind: ``vllm``, ``sim`` or ``command``.
         state: where it is in its life.
         since: when it got there.
         host: address it listens on.
         port: TCP port it listens on; 0 without a process.
         fingerprint: of what runs.
         authority: of the certificates it shows and demands, "" for plain HTTP.
+        health: path that answers 200 when it is well.
         process: what runs.
         busy: it is being started, so nothing else may begin.
         stopping: it was asked to go: its end is nobody's failure.
@@ -46,8 +48,13 @@ class ManagedEngine:
         served: ids it answers to.
         max_model_len: context length in tokens, as far as it tells.
         load: what it last said of its load.
+        said: all that it said under ``/metrics`` then.
         detail: sentence about its state.
         errors: last lines of its log at its last failure.
+        part: which part of an engine across nodes it was started as last, None for a whole engine.
+        lifeline: TCP port of `shoal.engine.lifeline`; 0 without one.
+        stopped: why it cannot go on, though it has not ended; None if it can.
+        over: how it ended or what it is killed for, until that is `exit`; None while nothing is wrong.
     """
 
     id: str
@@ -59,6 +66,7 @@ class ManagedEngine:
     port: int = 0
     fingerprint: str = ""
     authority: str = ""
+    health: str = "/health"
     process: EngineProcess | None = None
     busy: bool = False
     stopping: bool = False
@@ -79,8 +87,28 @@ class ManagedEngine:
     served: tuple[str, ...] = ()
     max_model_len: int | None = None
     load: Load = field(default_factory=Load)
+    said: str = ""
     detail: str = ""
     errors: tuple[str, ...] = ()
+    part: Part | None = None
+    lifeline: int = 0
+    stopped: str | None = None
+    over: str | None = None
+
+    @property
+    def follows(self) -> bool:
+        """Whether it answers no requests because another node's part leads it."""
+        return self.part is not None and self.part.follows
+
+    @property
+    def any_program(self) -> bool:
+        """Whether it may be other than vLLM, and so without counters or endpoints that vLLM has."""
+        return self.kind == "command"
+
+    @property
+    def uncounted(self) -> bool:
+        """Whether nothing but its health tells how it is: a program without counters that we know."""
+        return self.any_program and not self.load.counted
 
     def enter(self, state: EngineState, detail: str | None = None) -> None:
         """Change the state, now; `detail` replaces the sentence about it."""

@@ -60,6 +60,8 @@ class PlannedEngine(msgspec.Struct, frozen=True, kw_only=True):
         weight: share of work that its hardware is good for, relative to the model's slowest engine.
         covers: node that it runs for on a standby, "" for none.
         why: why so, as a phrase.
+        nodes: of an engine that spans nodes, by rank; empty for one on this node alone.
+        rank: which of them this part is; the first answers requests.
     """
 
     id: str
@@ -73,6 +75,8 @@ class PlannedEngine(msgspec.Struct, frozen=True, kw_only=True):
     weight: float
     covers: str
     why: str
+    nodes: tuple[str, ...] = ()
+    rank: int = 0
 
 
 class PlannedNode(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,12 +5,11 @@ The engines are those that `shoal.node.placement.place` gives `shoal serve`; thi
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
-from shoal.config.schema import Config, Model, Node
+from shoal.config.schema import Model, Node
 from shoal.engine.command import GIB, cpu_environment
 from shoal.engine.gpu import Gpu
 from shoal.engine.machine import Machine
@@ -23,27 +22,12 @@ from shoal.node.fit import Fit, cpu_fit, gpu_fit
 from shoal.node.hardware import NodeHardware
 from shoal.node.parallel import kinds
 from shoal.node.placement import Placement, place
+from shoal.node.plan_groups import PlanInput, gpus_in_words, left_over, unlike
 from shoal.node.plan_types import ModelFacts, Plan, PlannedEngine, PlannedNode, Refusal
 from shoal.node.specs import engine_spec
 from shoal.node.units import gb
 
 _UNEQUAL = 1.15  # nodes that differ by less are left at equal weights
-
-
-class PlanInput(msgspec.Struct, frozen=True):
-    """All that a plan is made from.
-
-    Attributes:
-        config: the configuration.
-        hardware: the machine of each node that may run engines, by the node's name.
-        profiles: what is known of each model, by name.
-        unknown: why nothing is known of the others, by name.
-    """
-
-    config: Config
-    hardware: Mapping[str, NodeHardware]
-    profiles: Mapping[str, Profile]
-    unknown: Mapping[str, str] = {}
 
 
 def plan_cluster(given: PlanInput) -> Plan:
@@ -56,6 +40,7 @@ def plan_cluster(given: PlanInput) -> Plan:
         nodes.append(planned)
         refusals += problems
     refusals += _crowded(given, nodes)
+    refusals += unlike(given, nodes)
     weighted = _weighted(given, nodes)
     return Plan(
         models=tuple(_facts(m, given) for m in config.models if m.engine != "external"),
@@ -73,7 +58,7 @@ def _node(given: PlanInput, node: Node) -> tuple[PlannedNode, list[Refusal]]:
     refusals: list[Refusal] = []
     for covered, models in given.config.duties_of(node).items():
         try:
-            placements = place(given.config, node, hardware.gpus, given.profiles, models)
+            placements = place(given.config, node, hardware.gpus, given.profiles, models, stands_for=covered)
         except StartError as error:
             refusals.append(refused(node, error, given.config, given.hardware, given.profiles))
             continue
@@ -90,7 +75,7 @@ def _node(given: PlanInput, node: Node) -> tuple[PlannedNode, list[Refusal]]:
                     shortfall(
                         given.config,
                         node,
-                        Misfit(placement.model, gpus, engine.fit, profile, on_cpu),
+                        Misfit(placement.model, gpus, engine.fit, profile, on_cpu, placement.split),
                         given.hardware,
                     )
                 )
@@ -112,6 +97,10 @@ def _engine(
 ) -> PlannedEngine:
     model, options = placement.model, engine_options(placement.model)
     gpus = [g for g in hardware.gpus if g.index in placement.gpus]
+    if placement.split is not None:
+        options = msgspec.structs.replace(
+            options, tensor=placement.split.tensor, stages=placement.split.stages
+        )
     tensor, stages = options.split(len(gpus)) if model.engine == "vllm" else (1, 1)
     profile = given.profiles.get(model.name) if model.engine == "vllm" else None
     fit: Fit | None = None
@@ -123,7 +112,7 @@ def _engine(
         id=placement.id,
         model=model.name,
         gpus=placement.gpus,
-        hardware=_gpus(gpus) if gpus else "CPU" if model.engine == "vllm" else "simulated",
+        hardware=gpus_in_words(gpus) if gpus else "simulated" if model.engine == "sim" else "CPU",
         tensor=tensor,
         stages=stages,
         data=options.data,
@@ -131,6 +120,8 @@ def _engine(
         weight=_power(gpus, hardware),
         covers=covers,
         why=placement.why,
+        nodes=placement.nodes,
+        rank=placement.rank,
     )
 
 
@@ -143,8 +134,13 @@ def _on_cpu(
     machine = Machine(cores=hardware.cores or 1, memory=hardware.memory, engines=max(1, engines))
     space = cpu_environment(spec, machine, spec.env).get("VLLM_CPU_KVCACHE_SPACE")
     options = engine_options(placement.model)
+    if placement.split is not None:
+        options = msgspec.structs.replace(
+            options, tensor=placement.split.tensor, stages=placement.split.stages
+        )
     cache = options.cache_bytes or (int(space) * GIB if space else None)
-    budget = hardware.memory // max(1, engines)
+    # Of an engine across nodes only this node's part is here.
+    budget = hardware.memory // max(1, engines) * max(1, len(placement.nodes))
     if cache is None:  # --gpu-memory-utilization: vLLM takes that share of all memory, weights included
         return cpu_fit(profile, options, int(budget * options.utilization), None)
     return cpu_fit(profile, options, budget, cache)
@@ -254,6 +250,7 @@ def _notes(given: PlanInput, nodes: Sequence[PlannedNode]) -> Iterator[str]:
             f"The machines of {', '.join(assumed)} are taken as equal to this one. Describe them in a file "
             "(`--hardware FILE`) if they are not."
         )
+    yield from left_over(given)
     for node in nodes:
         if node.idle:
             yield f"{node.name}: {_named(node.idle)} {'stay' if len(node.idle) > 1 else 'stays'} idle."
@@ -315,12 +312,14 @@ def _differ(weights: Iterable[float]) -> bool:
 
 def _facts(model: Model, given: PlanInput) -> ModelFacts:
     profile = given.profiles.get(model.name)
-    path = str(model.path)
+    path = str(model.path or "")
     if profile is None:
-        reason = given.unknown.get(model.name, "")
-        return ModelFacts(
-            name=model.name, path=path, unknown="simulated" if model.engine == "sim" else reason
-        )
+        reasons = {
+            "sim": "simulated",
+            "command": f"served by {(model.command or ('',))[0]}: only that knows its size",
+        }
+        reason = reasons.get(model.engine) or given.unknown.get(model.name, "")
+        return ModelFacts(name=model.name, path=path, unknown=reason)
     arch, options = profile.architecture, engine_options(model)
     element = element_bytes(arch, options.cache_dtype, options.dtype)
     keeping = sum(window is None for window in arch.windows)
@@ -343,17 +342,9 @@ def _facts(model: Model, given: PlanInput) -> ModelFacts:
 
 
 def _hardware(hardware: NodeHardware) -> str:
-    parts = [_gpus(kind) for kind in kinds(hardware.gpus)] or ["no GPU"]
+    parts = [gpus_in_words(kind) for kind in kinds(hardware.gpus)] or ["no GPU"]
     if hardware.cores:
         parts.append(f"{hardware.cores} cores")
     if hardware.memory:
         parts.append(f"{gb(hardware.memory)} of memory")
     return ", ".join(parts)
-
-
-def _gpus(gpus: Sequence[Gpu]) -> str:
-    counted = Counter((g.name, g.total) for g in gpus)
-    return ", ".join(
-        f"{f'{count} x ' if count > 1 else ''}{name}{f' ({gb(total)})' if total else ''}"
-        for (name, total), count in counted.items()
-    )

@@ -40,10 +40,21 @@ and what waits at full speed for something that never comes computes, too (see `
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
-    """An engine that should run: its id and the fingerprint of how it should be started."""
+    """An engine that should run.
+
+    Attributes:
+        id: its id.
+        fingerprint: of how it should be started.
+        part: it is a part of an engine across nodes: whether it runs is decided for all of them (`cluster.group`).
+        generation: of those, which one should run here; 0 for none now.
+        drain: it should finish what it runs and end.
+    """
 
     id: str
     fingerprint: str
+    part: bool = False
+    generation: int = 0
+    drain: bool = False
 
 
 class Actual(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,6 +78,10 @@ class Actual(msgspec.Struct, frozen=True, kw_only=True):
         exit: sentence of an exit that no rule has handled yet ("exited with code 1"), else None.
         failures: exits and failed starts since it was last forgiven.
         next_start: not started again before this; None when nothing holds it back.
+        generation: that it was started for last, of an engine across nodes; 0 for a whole engine.
+        follows: it answers no requests: it is a part that another node's leads.
+        stopped: why it cannot go on, though it has not ended ("... is stopped"); None if it can.
+        over: how it ended, or what it is killed for, while what is left of it is being ended.
     """
 
     id: str
@@ -85,14 +100,26 @@ class Actual(msgspec.Struct, frozen=True, kw_only=True):
     exit: str | None = None
     failures: int = 0
     next_start: float | None = None
+    generation: int = 0
+    follows: bool = False
+    stopped: str | None = None
+    over: str | None = None
 
 
 class Local(msgspec.Struct, frozen=True, kw_only=True):
-    """This node at one moment. `leaving`: a graceful stop is under way, nothing is started any more."""
+    """This node at one moment.
+
+    Attributes:
+        now: seconds on a steady clock.
+        engines: its engines, by id.
+        leaving: a graceful stop is under way, nothing is started any more.
+        waits: it is another node's turn to replace engines.
+    """
 
     now: float
     engines: Mapping[str, Actual] = {}
     leaving: bool = False
+    waits: bool = False
 
 
 class Action(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,6 +153,10 @@ class Kill(Action, frozen=True, kw_only=True):
     hung: bool = False
 
 
+class LayDown(Action, frozen=True, kw_only=True):
+    """Note the end of a part of an engine across nodes, whose next start is decided for all of them."""
+
+
 class Forget(Action, frozen=True, kw_only=True):
     """Drop an engine that is neither wanted nor running."""
 
@@ -152,6 +183,9 @@ def plan(wanted: Mapping[str, Wanted], local: Local, timers: Timers) -> Action |
     """
     return (
         _drop_unwanted(wanted, local)
+        or _lay_down(wanted, local)
+        or _end_generation(wanted, local)
+        or _kill_stopped(local)
         or _retry_after_exit(local, timers)
         or _stop_unwanted(wanted, local)
         or _replace_changed(wanted, local)
@@ -183,9 +217,45 @@ def _drop_unwanted(wanted: Mapping[str, Wanted], local: Local) -> Action | None:
     return None
 
 
+def _lay_down(wanted: Mapping[str, Wanted], local: Local) -> Action | None:
+    for engine in local.engines.values():
+        want = wanted.get(engine.id)
+        over = want is None or want.generation != engine.generation
+        if engine.generation and engine.exit is not None and not engine.running and over:
+            return LayDown(engine=engine.id, reason=f"engine {engine.id} {engine.exit}")
+    return None
+
+
+def _end_generation(wanted: Mapping[str, Wanted], local: Local) -> Action | None:
+    """End a part at once when its generation is over; let it finish what it runs when a member is about to leave."""
+    for engine in local.engines.values():
+        want = wanted.get(engine.id)
+        if not engine.generation or not engine.running:
+            continue
+        over = want is None or want.generation != engine.generation
+        # Of a generation that is over nothing can finish any more.
+        if engine.ending and not (over and engine.state is EngineState.DRAINING):
+            continue
+        if want is None or over:
+            return Kill(
+                engine=engine.id,
+                reason=f"engine {engine.id} is killed: it belongs to generation {engine.generation}, which has ended",
+            )
+        if want.drain:
+            return Stop(engine=engine.id, reason=f"engine {engine.id} finishes and stops on all its nodes")
+    return None
+
+
+def _kill_stopped(local: Local) -> Action | None:
+    for engine in local.engines.values():
+        if engine.stopped is not None and engine.running and not engine.ending:
+            return Kill(engine=engine.id, reason=f"engine {engine.id} is killed: it {engine.stopped}")
+    return None
+
+
 def _retry_after_exit(local: Local, timers: Timers) -> Action | None:
     for engine in local.engines.values():
-        if engine.exit is None or engine.running:
+        if engine.exit is None or engine.running or engine.generation:
             continue
         failures = engine.failures + 1
         delay = restart_delay(engine.id, failures, timers)
@@ -208,14 +278,41 @@ def _stop_unwanted(wanted: Mapping[str, Wanted], local: Local) -> Action | None:
 
 def _replace_changed(wanted: Mapping[str, Wanted], local: Local) -> Action | None:
     # One by one: never a second engine away while another is not back yet. Should the changed configuration be one
-    # that does not start, the rest goes on serving with the former one.
-    if any(e.away or _settling(e) for e in local.engines.values()):
+    # that does not start, the rest goes on serving with the former one. What nobody can use yet may go at once.
+    for engine in local.engines.values():
+        want = wanted.get(engine.id)
+        useless = engine.away and engine.state is EngineState.STARTING and not engine.ready
+        if (
+            want
+            and engine.running
+            and useless
+            and not engine.ending
+            and engine.fingerprint != want.fingerprint
+        ):
+            return Stop(
+                engine=engine.id, reason=f"engine {engine.id} is replaced before it is ready: {_CHANGED}"
+            )
+    if local.waits or any(e.away or _settling(e) for e in local.engines.values()):
         return None
     for engine in local.engines.values():
         want = wanted.get(engine.id)
-        if want and engine.running and not engine.ending and engine.fingerprint != want.fingerprint:
-            return Stop(engine=engine.id, reason=f"engine {engine.id} is replaced: its configuration changed")
+        changed = want is not None and not want.part and engine.fingerprint != want.fingerprint
+        if changed and engine.running and not engine.ending:
+            return Stop(engine=engine.id, reason=f"engine {engine.id} is replaced: {_CHANGED}")
     return None
+
+
+_CHANGED = "its configuration changed"
+
+
+def replacing(wanted: Mapping[str, Wanted], engines: Mapping[str, Actual]) -> str:
+    """Return ``acts`` while an engine that was replaced is not back, ``waits`` while one is to be replaced, "" else."""
+    # Parts of engines across nodes are replaced by generations, on all their nodes at once.
+    known = [engine for engine in engines.values() if engine.id in wanted and not wanted[engine.id].part]
+    if any(engine.away for engine in known):
+        return "acts"
+    former = any(e.running and e.fingerprint != wanted[e.id].fingerprint for e in known)
+    return "waits" if former else ""
 
 
 def _settling(engine: Actual) -> bool:
@@ -226,7 +323,7 @@ def _fail_slow_start(local: Local, timers: Timers) -> Action | None:
     for engine in local.engines.values():
         slow = local.now - engine.since >= timers.start_timeout
         starting = engine.state is EngineState.STARTING and engine.running and not engine.ending
-        if starting and slow and not engine.ready:
+        if starting and slow and not engine.ready and not engine.follows:
             return Kill(
                 engine=engine.id,
                 reason=f"engine {engine.id} is killed: it was not ready within {timers.start_timeout:g} s "
@@ -322,6 +419,8 @@ def _start(wanted: Mapping[str, Wanted], local: Local) -> Action | None:
         return None
     for want in wanted.values():
         engine = local.engines.get(want.id)
+        if want.part and not want.generation:
+            continue
         if engine is None:
             return Start(engine=want.id, reason=f"engine {want.id} starts")
         held = engine.next_start is not None and local.now < engine.next_start

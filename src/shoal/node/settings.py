@@ -6,10 +6,17 @@ import zlib
 from pathlib import Path
 
 from shoal.cluster.detector import Timers as MembershipTimers
+from shoal.cluster.group_types import GroupTimers
 from shoal.cluster.membership import MembershipSettings
 from shoal.config import Config, Node
+from shoal.engine.interfaces import interface_of
 from shoal.gateway.messages import Credentials, WorkerSettings
-from shoal.node.reconcile import Timers
+from shoal.node.identity import resolve
+from shoal.node.parts import PartSettings
+from shoal.node.reconcile import Timers, restart_delay
+
+_FORM = 1024 * 1024
+"""Bytes of a form around a file that is uploaded, at most."""
 
 
 def worker_settings(
@@ -34,6 +41,7 @@ def worker_settings(
         control_socket=str(control_socket),
         max_body=gateway.max_body,
         max_header=gateway.max_header,
+        max_upload=config.batch.max_file + _FORM,
         connect_timeout=gateway.connect_timeout,
         response_timeout=config.communication.timeout,
         idle_timeout=gateway.idle_timeout,
@@ -56,6 +64,12 @@ def worker_settings(
         certificate=gateway.tls.certificate if gateway.tls else None,
         key=gateway.tls.key if gateway.tls else None,
         authorities=authorities,
+        explain=gateway.explain,
+        explain_slow=gateway.explain_slow,
+        explain_kept=gateway.explain_kept,
+        trace_sample=config.tracing.sample,
+        trace_endpoint=config.tracing.endpoint,
+        trace_service=config.tracing.service,
     )
 
 
@@ -75,6 +89,37 @@ def membership_settings(config: Config, node: Node, listen: str) -> MembershipSe
             confirm_timeout=cluster.confirm_timeout,
             leave_after=cluster.leave_after,
         ),
+    )
+
+
+def part_settings(config: Config, node: Node, listen: str, advertised: str) -> PartSettings:
+    """Return the settings of the parts of engines across nodes that `node` takes.
+
+    Args:
+        config: the configuration.
+        node: this node.
+        listen: numeric address it listens on.
+        advertised: numeric address under which others reach it.
+    """
+    address = next(iter(resolve(node.fabric)), node.fabric) if node.fabric else advertised
+    timers = rule_timers(config)
+    return PartSettings(
+        node=node.name,
+        state_dir=config.state_dir_of(node.name),
+        listen=listen,
+        address=address,
+        interface=interface_of(address),
+        advertised=advertised,
+        ports=config.engines.ports,
+        timers=GroupTimers(
+            join=20 * config.cluster.heartbeat_interval,
+            again=2 * config.cluster.heartbeat_interval,
+            grace=20 * config.cluster.heartbeat_interval,
+            healthy_after=timers.healthy_after,
+            delay=lambda failures: restart_delay(node.name, failures, timers),
+        ),
+        # Of a file's nodes another one may take over the place at once; on Ray its resources are held for it till then.
+        finishes=config.cluster.substrate == "ray",
     )
 
 

@@ -1,9 +1,9 @@
 """What the gateways of a cluster tell each other so that each routes as if it were the only one.
 
-Ten times in a heartbeat's interval a node says how many requests, and bytes of prompt on their way, its gateways have
-at each engine, and which prompt blocks they have sent where since the last time. Nothing is said while there is nothing
-to say. What is lost is not repeated: open requests are told anew anyway, and a block that is not known costs one
-prefill at most.
+Ten times in a heartbeat's interval a node looks how many requests, and bytes of prompt on their way, its gateways have
+at each engine, and which prompt blocks they have sent where since the last time, and says what has changed. Nothing is
+said while there is nothing to say, or nobody to hear it. What is lost is not repeated at once: open requests are told
+anew anyway, and a block that is not known costs one prefill at most.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ DATAGRAMS: Final = 8
 """Datagrams of blocks at most in one round: at the default heartbeat 2.5 MB/s to each other node. More is left out."""
 
 _FRESH: Final = 1.0  # s after which a heartbeat says more of a node's open requests than its last `Traffic`
+_REPEAT: Final = (
+    0.5  # s after which numbers that stay the same are told again: less than `_FRESH`, in case one gets lost
+)
 _QUIET: Final = 1.0  # s for which zeros are told after the last number, in case one gets lost
 # s: an engine's own numbers are up to 1.5 s late, so requests count as from outside when they were there all this time.
 _OUTSIDE: Final = 2.5
@@ -54,6 +57,10 @@ class Sharing:
         self._send = send
         self._news = affinity.listener()
         self._said = float("-inf")  # when there was last something to say
+        self._told = float("-inf")  # when something was last said
+        self._cells = b"", b""  # what `in_flight` and `affinity` held then
+        self.alone = False
+        """There was nobody to tell anything at the last `update`."""
         self._heard: dict[str, tuple[float, Traffic]] = {}
         self._others: dict[str, dict[str, int]] = {}  # other members' open requests, as their heartbeats say
         self._news_of_others = False
@@ -71,26 +78,34 @@ class Sharing:
             self._write_others()
 
     def _tell(self) -> None:
+        now = time.monotonic()
+        cells = self._in_flight.own(), self._affinity.own()
+        news = list(self._news())
+        if cells == self._cells and not news and (now - self._told < _REPEAT or now - self._said > _QUIET):
+            return
+        self._cells = cells
         engines = self._slots.known()
         in_flight = {engine: self._in_flight.local(slot) for engine, slot in engines.items()}
         work = {engine: self._affinity.local(slot) for engine, slot in engines.items()}
         traffic = Traffic(_not_zero(in_flight), _not_zero(work))
-        batches = self._batches({slot: engine for engine, slot in engines.items()})
-        now = time.monotonic()
+        batches = self._batches(news, {slot: engine for engine, slot in engines.items()})
         if traffic.in_flight or traffic.work or batches:
             self._said = now
         elif now - self._said > _QUIET:
             return
+        self._told = now
         first = batches[0] if batches else {}
         self._send(Traffic(traffic.in_flight, traffic.work, first))
         for blocks in batches[1:]:
             self._send(Traffic(traffic.in_flight, traffic.work, blocks))
 
-    def _batches(self, engines: dict[int, str]) -> list[dict[str, bytes]]:
+    def _batches(
+        self, news: Iterable[tuple[int, list[int]]], engines: dict[int, str]
+    ) -> list[dict[str, bytes]]:
         """Return the blocks learned since the last time, in portions of `BLOCKS`."""
         batches: list[dict[str, bytes]] = []
         room = 0
-        for slot, hashes in self._news():
+        for slot, hashes in news:
             engine = engines.get(slot)
             if engine is None:
                 continue
@@ -107,13 +122,18 @@ class Sharing:
 
     def heard(self, sender: str, traffic: Traffic) -> None:
         """Take in what another node says."""
-        self._heard[sender] = time.monotonic(), traffic
-        self._news_of_others = True
-        now = _clock()
+        now, before = time.monotonic(), self._heard.get(sender)
+        self._heard[sender] = now, traffic
+        if (
+            before is None
+            or now - before[0] >= _FRESH
+            or (before[1].in_flight, before[1].work) != (traffic.in_flight, traffic.work)
+        ):
+            self._news_of_others = True
         for engine, packed in traffic.blocks.items():
             slot = self._slots.get(engine)
             if slot is not None:
-                self._affinity.table.put(_unpacked(packed), column(slot), now)
+                self._affinity.table.put(_unpacked(packed), column(slot), _clock())
 
     def update(self, view: View, externals: Iterable[EngineReport] = ()) -> None:
         """Let the workers see what heartbeats and probes bring; to be called about as often as they come.
@@ -130,6 +150,7 @@ class Sharing:
             and member.report is not None
             and not member.is_self
         }
+        self.alone = not any(m.state is MemberState.ALIVE and not m.is_self for m in view.members)
         self._heard = {name: said for name, said in self._heard.items() if name in self._others}
         self._write_others()
         self._look_at_engines(view, externals, time.monotonic())

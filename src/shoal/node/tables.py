@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
-from shoal.cluster.view import EngineReport, EngineState, MemberState, View, full_id
+from shoal.cluster.view import EngineReport, EngineState, Member, MemberState, View, full_id
 from shoal.config.schema import Config
 from shoal.node.addresses import reachable
 from shoal.routing.table import EngineTarget, ModelRoute, RoutingTable
@@ -51,12 +51,13 @@ def routable(view: View, answers: Mapping[str, bool]) -> Iterable[tuple[str, Eng
 
     An engine outlives its node process, so that a suspect or dead member's engines stay in use for as long as
     they answer this node's own probes (`answers`, by full id). Before the first probe a suspect member's engine is
-    trusted and a dead one's is not. Engines that a standby node keeps loaded are left out until it takes over.
+    trusted and a dead one's is not. Engines that a standby node keeps loaded are left out until it takes over, those of
+    drained and leaving nodes for good.
     """
     for member, engine in view.engines():
         if engine.standby or engine.state is not EngineState.READY or member.state is MemberState.LEFT:
             continue
-        if member.report is not None and member.report.draining:
+        if member.report is not None and (member.report.draining or member.report.drained):
             continue
         name = full_id(member.name, engine.id)
         if member.state is MemberState.ALIVE or answers.get(name, member.state is MemberState.SUSPECT):
@@ -109,7 +110,7 @@ def routing_table(
                 authority=report.authority,
                 weight=weight,
                 instance=report.instance,
-                token_ids=True,
+                token_ids=report.kind != "command",
                 capacity=_capacity(limits[report.model], report.capacity),
             )
         )
@@ -165,12 +166,22 @@ def next_version(table: RoutingTable) -> RoutingTable:
 
 def pending(model: str, view: View) -> str:
     """Return the sentence that says how far the engines of a model with none ready have got."""
-    known = [(full_id(m.name, e.id), e) for m, e in view.engines() if e.model == model and not e.standby]
+    known = [
+        (full_id(m.name, e.id), _with_owner(e, m))
+        for m, e in view.engines()
+        if e.model == model and not e.standby
+    ]
     if not known:
         return f"model {model} has no engine in the cluster yet"
     name, best = max(known, key=lambda item: _PROGRESS.get(item[1].state, 0))
     detail = best.detail or str(best.state)
     return f"no engine of model {model} is ready (0 of {len(known)}); {name}: {detail}, {best.since:.0f} s so far"
+
+
+def _with_owner(engine: EngineReport, owner: Member) -> EngineReport:
+    """Return what an engine says, or that its node is drained, where that is why it gets nothing."""
+    drained = owner.report is not None and owner.report.drained and engine.state is EngineState.READY
+    return msgspec.structs.replace(engine, detail="its node is drained") if drained else engine
 
 
 _PROGRESS = {EngineState.STARTING: 3, EngineState.UNHEALTHY: 2, EngineState.WAITING: 1}

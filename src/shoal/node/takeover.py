@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from shoal.cluster.view import EngineState, Member, MemberState, View, full_id
+from shoal.cluster.view import EngineState, Member, MemberState, SeatReport, SeatState, View, full_id
 from shoal.config.schema import Config
 
 _PRESENT = (MemberState.ALIVE, MemberState.SUSPECT)
@@ -65,14 +65,18 @@ class Takeover:
         self._back_since: float | None = None
         self._free_since = float("-inf")
 
-    def decide(self, view: View, answers: Mapping[str, bool], now: float) -> Cover | Release | None:
+    def decide(
+        self, view: View, answers: Mapping[str, bool], now: float, lifelines: Mapping[str, bool] | None = None
+    ) -> Cover | Release | None:
         """Look at the cluster; return what this node has to do, already entered in `covers`.
 
         Args:
             view: members, their states and reports.
             answers: whether engines of members that are not alive answer this node's own probes, by full id.
             now: seconds on any steady clock.
+            lifelines: whether the processes of such members' parts of engines across nodes can be connected to.
         """
+        answers = {**answers, **_parts_in_service(view, lifelines or {})}
         self._note_losses(view, answers, now)
         decision = self._release(view, now) if self.covers else self._cover(view, answers, now)
         if decision is not None:
@@ -128,7 +132,7 @@ class Takeover:
                     node, f"standby {self._me} lets go of {node}: {other.name} takes over for it too"
                 )
         member = view.member(node)
-        if member is None or not _serves(member):
+        if member is None or not _serves(member, view):
             self._back_since = None
             return None
         if self._back_since is None:
@@ -165,16 +169,42 @@ def _in_service(member: Member, answers: Mapping[str, bool]) -> bool:
         return not _draining(member)
     if member.state is not MemberState.DEAD or member.report is None:
         return False
-    ready = [e for e in member.report.engines if e.state is EngineState.READY]
-    return bool(ready) and all(answers.get(full_id(member.name, e.id), False) for e in ready)
+    owed = [full_id(member.name, e.id) for e in member.report.engines if e.state is EngineState.READY]
+    owed += [_part_id(member.name, s) for s in member.report.seats if s.state is SeatState.RUNNING]
+    return bool(owed) and all(answers.get(name, False) for name in owed)
 
 
-def _serves(member: Member) -> bool:
-    """Return whether a member is there with all its engines ready."""
+def _part_id(node: str, seat: SeatReport) -> str:
+    return f"{full_id(node, seat.engine)} generation {seat.generation}"
+
+
+def _parts_in_service(view: View, lifelines: Mapping[str, bool]) -> dict[str, bool]:
+    """Return whether members' parts of engines across nodes do their work: their process lives, and the engine does."""
+    found = {}
+    for member in view.members:
+        for seat in member.report.seats if member.report is not None else ():
+            led = view.seat(seat.leader, seat.engine)
+            lives = led is not None and led.offer is not None and led.offer.generation == seat.generation
+            found[_part_id(member.name, seat)] = lives and lifelines.get(
+                full_id(member.name, seat.engine), False
+            )
+    return found
+
+
+def _serves(member: Member, view: View) -> bool:
+    """Return whether a member is there with all its engines ready, those across nodes included."""
     if member.state is not MemberState.ALIVE or member.report is None or _draining(member):
         return False
-    engines = member.report.engines
-    return bool(engines) and all(e.state is EngineState.READY for e in engines)
+    engines, seats = member.report.engines, member.report.seats
+    ready = all(e.state is EngineState.READY for e in engines)
+    return bool(engines or seats) and ready and all(_led_ready(s, view) for s in seats)
+
+
+def _led_ready(seat: SeatReport, view: View) -> bool:
+    leader = view.member(seat.leader)
+    engines = leader.report.engines if leader is not None and leader.report is not None else ()
+    ready = any(e.id == seat.engine and e.state is EngineState.READY for e in engines)
+    return seat.state is SeatState.RUNNING and ready
 
 
 def _covers(member: Member) -> str:
@@ -182,7 +212,7 @@ def _covers(member: Member) -> str:
 
 
 def _draining(member: Member) -> bool:
-    return member.report is not None and member.report.draining
+    return member.report is not None and (member.report.draining or member.report.drained)
 
 
 def _left(member: Member | None) -> bool:

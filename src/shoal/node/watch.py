@@ -59,7 +59,12 @@ class Orphans:
     async def _watch(self, name: str, engine: EngineReport) -> None:
         try:
             asked = self._certificates.probe(
-                engine.host, engine.port, engine.model, engine.authority, timeout=_ORPHAN_TIMEOUT
+                engine.host,
+                engine.port,
+                engine.model,
+                engine.authority,
+                timeout=_ORPHAN_TIMEOUT,
+                health=engine.health,
             )
         except OSError:  # of an authority this node does not know: its gateway cannot use the engine either
             self.answers[name] = False
@@ -91,27 +96,46 @@ class Externals:
     def __init__(
         self, config: Config, slot: Callable[[str], int], events: Events, on_change: Callable[[], None]
     ) -> None:
+        self._slot = slot
         self._settings = config.engines
         self._events = events
         self._on_change = on_change
         self._since: dict[str, float] = {}
         self._known: dict[str, External] = {}
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: dict[str, asyncio.Task[None]] = {}
         self._addresses: dict[str, Address] = {}
-        for model in config.models:
-            for i, address in enumerate(model.addresses):
-                name = f"external/{model.name}-{i}"
-                self._addresses[name] = address
-                self._known[name] = _external(name, model.name, address, slot(name))
-                self._since[name] = time.monotonic()
+        self._running = False
+        self.configure(config)
+
+    def configure(self, config: Config) -> None:
+        """Watch the engines of this configuration from now on; those that stay are not asked anew."""
+        wanted = {
+            f"external/{model.name}-{i}": (model.name, address)
+            for model in config.models
+            for i, address in enumerate(model.addresses)
+        }
+        for name in [n for n, a in self._addresses.items() if n not in wanted or wanted[n][1] != a]:
+            if (task := self._tasks.pop(name, None)) is not None:
+                task.cancel()
+            del self._addresses[name], self._known[name], self._since[name]
+        for name in [n for n in wanted if n not in self._addresses]:
+            model, address = wanted[name]
+            self._addresses[name] = address
+            self._known[name] = _external(name, model, address, self._slot(name))
+            self._since[name] = time.monotonic()
+        if self._running:
+            self.start()
 
     def start(self) -> None:
         """Begin to probe."""
-        self._tasks = [asyncio.create_task(self._watch(name)) for name in self._known]
+        self._running = True
+        for name in self._known.keys() - self._tasks.keys():
+            self._tasks[name] = asyncio.create_task(self._watch(name))
 
     def stop(self) -> None:
         """Stop probing."""
-        for task in self._tasks:
+        self._running = False
+        for task in self._tasks.values():
             task.cancel()
 
     def known(self) -> list[External]:
@@ -179,7 +203,7 @@ async def _ask(probe: Probe) -> tuple[Load, str]:
     Servers that are not vLLM may have neither /health nor /metrics; that they list their models is enough.
     """
     try:
-        await probe.health()
+        await probe.health(more=True)
     except ProbeError as error:
         if error.status is None:
             return Load(), str(error)

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Callable
+from itertools import count
 
-from shoal.gateway.channel import Channel, open_node_end
+import msgspec
+
 from shoal.gateway.messages import (
-    Drain,
     EngineFault,
+    ExplainRequest,
+    Explanation,
     FromWorker,
-    KeysUpdate,
     KeyUsage,
+    ListRequests,
+    OpenRequest,
+    OpenRequests,
     TableUpdate,
+    ToWorker,
     WorkerFailed,
     WorkerNotice,
     WorkerReady,
     WorkerSettings,
 )
+from shoal.gateway.trace import Explained
+from shoal.node.child_process import ChildProcess
 from shoal.node.errors import StartError
 from shoal.routing.table import RoutingTable
 
@@ -35,8 +40,10 @@ _ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": str(4 << 20),
 }
 
-# A process whose channel has closed is ending; this long it may take. Seconds.
-_END = 5.0
+# A worker that is asked and is so busy that it takes longer is not waited for. Seconds.
+_ANSWER = 2.0
+
+_NUMBERS = count()
 
 
 class WorkerProcess:
@@ -68,11 +75,11 @@ class WorkerProcess:
         self._on_notice = on_notice
         self._on_usage = on_usage
         self._on_end = on_end
-        self._process: subprocess.Popen[bytes] | None = None
-        self._channel: Channel[FromWorker] | None = None
+        decoder: msgspec.msgpack.Decoder[FromWorker] = msgspec.msgpack.Decoder(FromWorker)
+        self._child = ChildProcess("shoal.gateway", decoder, self._heard, self._lost, self._over)
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._ended = asyncio.Event()
-        self._reaping: asyncio.Task[None] | None = None
+        self._questions: dict[int, asyncio.Future[tuple[Explained, ...]]] = {}
+        self._listing: asyncio.Future[tuple[OpenRequest, ...]] | None = None
         self.index = settings.index
         self.listening = False
         self.end = ""
@@ -80,7 +87,7 @@ class WorkerProcess:
     @property
     def pid(self) -> int | None:
         """Process id, None before the start."""
-        return self._process.pid if self._process else None
+        return self._child.pid
 
     async def start(
         self, listening: socket.socket, counters: int, affinity: int, table: RoutingTable
@@ -96,41 +103,47 @@ class WorkerProcess:
         Raises:
             StartError: it could not.
         """
-        ours, theirs = socket.socketpair()
-        with theirs:
-            fds = {
-                "--channel-fd": theirs.fileno(),
-                "--counters-fd": counters,
-                "--listen-fd": listening.fileno(),
-                "--affinity-fd": affinity,
-            }
-            command = [sys.executable, "-m", "shoal.gateway", *(str(w) for pair in fds.items() for w in pair)]
-            # A session of its own: Ctrl-C on a terminal is the node's to handle, workers are drained by it.
-            self._process = subprocess.Popen(  # noqa: ASYNC220 - forks in a millisecond
-                command,
-                env=_ALLOCATOR | os.environ,
-                pass_fds=list(fds.values()),
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-        self._channel = await open_node_end(ours, self._heard, self._lost)
-        self._channel.send(self._settings)
-        self._channel.send(TableUpdate(table))
+        fds = {"--counters-fd": counters, "--listen-fd": listening.fileno(), "--affinity-fd": affinity}
+        await self._child.start(fds, _ALLOCATOR | os.environ)
+        self.send(self._settings)
+        self.send(TableUpdate(table))
         await self._ready
 
-    def send(self, message: TableUpdate | KeysUpdate | Drain) -> None:
+    def send(self, message: ToWorker) -> None:
         """Tell the worker; dropped when it is gone."""
-        if self._channel is not None:
-            self._channel.send(message)
+        self._child.send(message)
+
+    async def open_requests(self, timeout: float) -> tuple[OpenRequest, ...]:
+        """Return the requests it has open; none if it does not say so within `timeout` seconds, or is gone."""
+        if not self._child.reachable:
+            return ()
+        if self._listing is None or self._listing.done():
+            self._listing = asyncio.get_running_loop().create_future()
+            self.send(ListRequests())
+        done, _ = await asyncio.wait({self._listing}, timeout=timeout)
+        return self._listing.result() if done else ()
+
+    async def explain(self, name: str) -> tuple[Explained, ...]:
+        """Return what the worker remembers of requests of a name; nothing if it does not say so in time."""
+        if not self._child.reachable:
+            return ()
+        number = next(_NUMBERS)
+        self._questions[number] = answer = asyncio.get_running_loop().create_future()
+        self.send(ExplainRequest(number, name))
+        try:
+            return await asyncio.wait_for(answer, _ANSWER)
+        except TimeoutError:
+            return ()
+        finally:
+            del self._questions[number]
 
     def kill(self) -> None:
         """End the process at once."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.send_signal(signal.SIGKILL)
+        self._child.kill()
 
     async def ended(self) -> None:
         """Return when the process is gone."""
-        await self._ended.wait()
+        await self._child.ended()
 
     def _heard(self, message: FromWorker) -> None:
         match message:
@@ -147,24 +160,20 @@ class WorkerProcess:
                 self._on_notice(message)
             case KeyUsage():
                 self._on_usage(message)
+            case OpenRequests(rows=rows):
+                if self._listing is not None and not self._listing.done():
+                    self._listing.set_result(rows)
+            case Explanation(number=number, requests=requests):
+                question = self._questions.get(number)
+                if question is not None and not question.done():
+                    question.set_result(requests)
 
-    def _lost(self, _: Exception | None) -> None:
-        """Note the end: a closed channel means that the process is gone or about to go."""
+    def _lost(self) -> None:
         self.listening = False
-        self._channel = None
-        self._reaping = asyncio.create_task(self._reap())
 
-    async def _reap(self) -> None:
-        process = self._process
-        assert process is not None
-        try:
-            code = await asyncio.to_thread(process.wait, _END)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            code = await asyncio.to_thread(process.wait)
-        self.end = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
+    def _over(self, how: str) -> None:
+        self.end = how
         if self._ready.done() and self._ready.exception() is None:
             self._on_end()
         elif not self._ready.done():
-            self._ready.set_exception(StartError(f"a gateway worker {self.end} before it served"))
-        self._ended.set()
+            self._ready.set_exception(StartError(f"a gateway worker {how} before it served"))

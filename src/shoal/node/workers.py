@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -20,10 +21,12 @@ from shoal.gateway.messages import (
     EngineFault,
     KeysUpdate,
     KeyUsage,
+    OpenRequest,
     TableUpdate,
     WorkerNotice,
     WorkerSettings,
 )
+from shoal.gateway.trace import Explained
 from shoal.node.errors import StartError
 from shoal.node.events import Events
 from shoal.node.listening import listening_sockets
@@ -80,6 +83,8 @@ class Workers:
         self._on_usage = on_usage
         self._table = RoutingTable(version=0)
         self._ending = False
+        self.replaced = 0
+        """Workers that had to be replaced because they had died."""
         self._told: dict[WorkerNotice, float] = {}
         self._sockets = listening_sockets(settings.host, settings.port, count)
         self._serving: list[WorkerProcess | None] = [None] * count
@@ -163,6 +168,26 @@ class Workers:
         """Return a mapping per worker: pid (None while there is none), listening."""
         return [{"pid": w.pid if w else None, "listening": bool(w and w.listening)} for w in self._serving]
 
+    async def open_requests(self, timeout: float) -> list[OpenRequest]:
+        """Return the requests to engines that are open here, the oldest first.
+
+        Args:
+            timeout: seconds that a worker may take to say so.
+        """
+        workers = [w for w in (*self._serving, *self._former) if w is not None]
+        lists = await asyncio.gather(*(w.open_requests(timeout) for w in workers))
+        return sorted(chain.from_iterable(lists), key=lambda request: -request.age)
+
+    async def explain(self, name: str) -> list[Explained]:
+        """Return what workers remember of requests of a name, those included that only finish what they have open."""
+        workers = [w for w in (*self._serving, *self._former) if w is not None]
+        told = await asyncio.gather(*(worker.explain(name) for worker in workers))
+        return [request for requests in told for request in requests]
+
+    def pids(self) -> dict[int, int]:
+        """Return the process ids of those that serve, by place."""
+        return {place: worker.pid for place, worker in enumerate(self._serving) if worker and worker.pid}
+
     async def _start(self, place: int) -> None:
         """Start a worker on the socket at `place`, in whichever of its two rows is free, and let it serve there."""
         count = len(self._serving)
@@ -198,6 +223,7 @@ class Workers:
         if self._serving[place] is worker:
             self._serving[place] = None
             if not self._ending:
+                self.replaced += 1
                 self._spawn(self._replace(place, f"gateway worker {place} {worker.end}: it is replaced"))
 
     async def _replace(self, place: int, why: str) -> None:

@@ -15,8 +15,17 @@ class Source:
         member = {"name": "a:1", "state": "alive", "engines": [engine]}
         return {"node": "a:1", "cluster": "c", "version": "1", "members": [member], "events": [{"text": "x"}]}
 
-    def metrics(self) -> bytes:
-        return b"shoal_isolated 0.0\n"
+    def events(self, count: int) -> list[dict[str, Any]]:
+        return [{"text": "x"}] * min(count, 2)
+
+    async def all_events(self, count: int) -> list[dict[str, Any]]:
+        return [{"text": "x", "node": "b:1"}]
+
+    async def metrics(self) -> str:
+        return "shoal_isolated 0.0\n"
+
+    async def cluster_metrics(self) -> str:
+        return "shoal_node_up 1.0\n"
 
 
 @pytest.fixture
@@ -27,19 +36,16 @@ def client() -> TestClient:
 def test_status_events_and_self(client: TestClient):
     assert client.get("/shoal/v1/self").json()["node"] == "a:1"
     assert client.get("/shoal/v1/status").json()["cluster"] == "c"
-    assert client.get("/shoal/v1/events").json() == [{"text": "x"}]
+    assert client.get("/shoal/v1/events").json() == [{"text": "x"}] * 2
+    assert client.get("/shoal/v1/events?count=1").json() == [{"text": "x"}]
+    assert client.get("/shoal/v1/events?all=1").json() == [{"text": "x", "node": "b:1"}]
 
 
 def test_metrics_are_prometheus_text(client: TestClient):
     reply = client.get("/metrics")
     assert reply.headers["content-type"].startswith("text/plain; version=0.0.4")
     assert reply.text == "shoal_isolated 0.0\n"
-
-
-def test_the_front_page_tells_what_is_here(client: TestClient):
-    text = client.get("/").text
-    assert "m-0  ready  ready after 3 s" in text
-    assert "/v1" in text
+    assert client.get("/metrics/cluster").text == "shoal_node_up 1.0\n"
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import pytest
 
 from shoal.cluster.view import EngineReport, EngineState, Member, MemberState, NodeReport, View
 from shoal.engine.gpu import Gpu
+from shoal.engine.spec import EngineSpec
 from shoal.node.duty import Duty
 from shoal.node.errors import StartError
 from support.configs import config
@@ -123,3 +124,16 @@ def test_a_standby_that_could_not_hold_the_engines_of_a_node_does_not_start_and_
 def test_files_that_a_takeover_will_need_must_be_there_at_the_start(tmp_path: Path):
     with pytest.raises(StartError, match=r"could not take over for .*/no/such/model does not exist"):
         duty(tmp_path, models="{path: /no/such/model}")
+
+
+def test_what_is_wanted_is_worked_out_once_for_each_set_of_engines(tmp_path: Path, monkeypatch):
+    made = []
+    original = EngineSpec.fingerprint
+    monkeypatch.setattr(EngineSpec, "fingerprint", lambda spec: made.append(spec.id) or original(spec))
+    standby = duty(tmp_path, kind="warm")
+    take_over(standby)
+    for _ in range(20):
+        assert set(standby.wanted) == {"a-0"}
+    assert made == ["a-0"]
+    give_back(standby)
+    assert standby.wanted == {}

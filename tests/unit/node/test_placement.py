@@ -2,8 +2,10 @@ from collections.abc import Sequence
 
 import pytest
 
+from shoal.config import Config
 from shoal.engine.gpu import Gpu
-from shoal.node.errors import DoesNotFitError, GroupError, StartError
+from shoal.models.profile import Profile
+from shoal.node.errors import DoesNotFitError, StartError
 from shoal.node.placement import place
 from shoal.node.sizing import Known
 from support.configs import config
@@ -192,10 +194,109 @@ def test_a_standby_places_the_models_of_the_node_it_takes_over_for_on_its_own_gp
     assert [p.gpus for p in place(c, standby, gpus(2), models=c.models_of(serving))] == [(1,)]
 
 
-def test_one_engine_across_nodes_is_refused_in_words():
-    c = config("nodes: [{host: 127.0.0.1}, {host: 127.0.0.1, port: 8001}]\nmodel: {path: m, type: xlarge}")
-    with pytest.raises(GroupError, match="one engine across nodes"):
-        place(c, c.nodes[0], [])
+def across(model: str, nodes: int = 2) -> Config:
+    hosts = ", ".join(f"{{host: 127.0.0.1, port: {8000 + i}}}" for i in range(nodes))
+    return config(f"nodes: [{hosts}]\nmodel: {{path: m, {model}}}")
+
+
+def parts(c: Config, gpu_count: int, known: Profile | None = None) -> list[tuple[tuple[int, ...], int, str]]:
+    """Return GPUs, rank and split of every node's part."""
+    profiles = {"m": known} if known else {}
+    placed = [p for n in c.nodes for p in place(c, n, gpus(gpu_count, 80 * GIB), profiles)]
+    return [(p.gpus, p.rank, str(p.split)) for p in placed]
+
+
+def test_one_engine_across_nodes_is_tensor_parallel_inside_and_pipeline_parallel_across():
+    split = "tensor parallel 4, pipeline parallel 2"
+    assert parts(across("type: xlarge"), 4) == [((0, 1, 2, 3), 0, split), ((0, 1, 2, 3), 1, split)]
+    (first,) = place(across("type: xlarge"), across("type: xlarge").nodes[0], gpus(4))
+    assert first.nodes == ("127.0.0.1:8000", "127.0.0.1:8001")
+    # Three do not divide the heads of this model, two do.
+    assert parts(across("type: xlarge"), 3, LLAMA_70B)[0] == (
+        (0, 1),
+        0,
+        "tensor parallel 2, pipeline parallel 2",
+    )
+    assert parts(across("type: xlarge"), 0) == [
+        ((), r, "tensor parallel 1, pipeline parallel 2") for r in (0, 1)
+    ]
+
+
+DATA = {n: f"tensor parallel {t}, pipeline parallel 1, data parallel {n}" for n, t in ((2, 4), (8, 1))}
+
+
+@pytest.mark.parametrize(
+    ("model", "have", "split", "local"),
+    [
+        ("tensor_parallel: 2, nodes_per_engine: 2", 0, "tensor parallel 2, pipeline parallel 1", 0),
+        ("tensor_parallel: 4, nodes_per_engine: 2", 4, "tensor parallel 4, pipeline parallel 2", 4),
+        ("tensor_parallel: 8, nodes_per_engine: 2", 4, "tensor parallel 8, pipeline parallel 1", 4),
+        ("pipeline_parallel: 4, nodes_per_engine: 2", 4, "tensor parallel 2, pipeline parallel 4", 4),
+        ("args: {tensor_parallel_size: 2}, type: xlarge", 4, "tensor parallel 2, pipeline parallel 2", 2),
+        (
+            "args: {data_parallel_size: 2}, type: xlarge",
+            4,
+            DATA[2],
+            4,
+        ),
+        (
+            "args: {data_parallel_size: 8}, type: xlarge",
+            4,
+            DATA[8],
+            4,
+        ),
+        ("gpus_per_engine: 2, type: xlarge", 4, "tensor parallel 2, pipeline parallel 2", 2),
+    ],
+)
+def test_the_split_follows_what_the_file_says(model: str, have: int, split: str, local: int):
+    assert [(len(g), s) for g, _, s in parts(across(model), have)] == [(local, split)] * 2
+
+
+def test_several_engines_share_the_same_nodes_and_nodes_left_over_have_no_part():
+    c = across("nodes_per_engine: 2, engines_per_node: 2, type: large", 5)
+    placed = {n.port: [(p.id, p.gpus, p.nodes[0]) for p in place(c, n, gpus(4))] for n in c.nodes}
+    assert placed[8003] == [("m-0", (0, 1), "127.0.0.1:8002"), ("m-1", (2, 3), "127.0.0.1:8002")]
+    assert placed[8004] == []
+
+
+def test_a_standby_takes_the_part_of_the_node_it_stands_in_for():
+    c = config(
+        """
+        nodes: [{host: 127.0.0.1}, {host: 127.0.0.1, port: 8001}, {host: 127.0.0.1, port: 8002, role: standby}]
+        model: {path: m, type: xlarge}
+        """
+    )
+    *_, standby = c.nodes
+    (part,) = place(c, standby, gpus(2), models=c.models, stands_for="127.0.0.1:8001")
+    assert (part.rank, part.nodes) == (1, ("127.0.0.1:8000", "127.0.0.1:8001"))
+
+
+@pytest.mark.parametrize(
+    ("model", "have", "known", "sentence"),
+    [
+        ("tensor_parallel: 3, pipeline_parallel: 1, nodes_per_engine: 2", 4, None, "3 ranks.*over 2 nodes"),
+        (
+            "tensor_parallel: 8, pipeline_parallel: 2, nodes_per_engine: 2",
+            4,
+            None,
+            "take 8 GPUs on each.*has 4 here",
+        ),
+        ("tensor_parallel: 6, type: xlarge", 3, LLAMA_70B, "its 64 attention heads do not divide by 6"),
+        (
+            "pipeline_parallel: 100, tensor_parallel: 1, type: xlarge",
+            50,
+            LLAMA_70B,
+            "80 layers, fewer than 100",
+        ),
+        ("type: xlarge", 1, LLAMA_70B, "over 2 nodes .* that is 70.6 GB on each GPU, test has 8.6 GB"),
+    ],
+)
+def test_what_cannot_be_divided_over_the_nodes_is_refused_with_numbers(
+    model: str, have: int, known: Profile | None, sentence: str
+):
+    c = across(model)
+    with pytest.raises(StartError, match=sentence):
+        place(c, c.nodes[0], gpus(have, 8 * GIB), {"m": known} if known else {})
 
 
 def test_engine_ids_are_fit_for_file_names():

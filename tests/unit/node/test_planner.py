@@ -14,10 +14,12 @@ from shoal.models.profile import Profile
 from shoal.node.errors import StartError
 from shoal.node.hardware import NodeHardware
 from shoal.node.placement import place
+from shoal.node.plan_groups import PlanInput
 from shoal.node.plan_types import Plan
-from shoal.node.planner import PlanInput, plan_cluster
+from shoal.node.planner import plan_cluster
 from support.configs import config
 from support.models import profile
+from support.thorough import tries
 
 GIB = 1024**3
 MODELS = {
@@ -109,27 +111,46 @@ def test_a_model_too_large_for_one_gpu_is_sent_to_more_on_the_same_node() -> Non
     assert "`gpus_per_engine: 2` on the same node" in refusal.nearest
 
 
-def test_a_model_too_large_for_a_node_says_what_a_group_would_be_and_that_there_are_none_yet() -> None:
+def test_a_model_too_large_for_a_node_says_what_an_engine_across_nodes_would_be() -> None:
     made = plan(cluster("{path: m}", 2), [machine(*[H100] * 8)] * 2, "DeepSeek-V3")
     (refusal,) = made.refusals
     assert refusal.nodes == ("10.0.0.1:8000", "10.0.0.2:8000")
     assert "needs 673 GB for its weights" in refusal.sentence
     assert "the largest node gives 632 GB, both together 1264 GB" in refusal.sentence
     assert refusal.nearest[0] == (
-        "one engine over 2 nodes (tensor parallel 8 in each, pipeline parallel 2 across); "
-        "engines across nodes are not in this version"
+        "one engine over 2 nodes, `nodes_per_engine: 2` (tensor parallel 8 in each, pipeline parallel 2 across)"
     )
 
 
-def test_xlarge_over_nodes_is_refused_as_serve_refuses_it_with_what_it_would_take() -> None:
-    made = plan(cluster("{path: m, type: xlarge}", 2), [machine(*[H100] * 8)] * 2, "DeepSeek-V3")
-    (refusal,) = made.refusals
-    assert refusal.by == "shoal"
-    assert "engines across nodes are not in this version" in refusal.sentence
-    assert "tensor parallel 8 in each, pipeline parallel 2 across" in refusal.nearest[0]
-    small = plan(cluster("{path: m, type: xlarge}", 2), [machine(*[H100] * 8)] * 2, "Llama-3.3-70B")
-    assert small.refusals[0].nearest[0].startswith("`type: large`: one node holds it")
+def test_an_engine_across_nodes_is_planned_as_its_parts() -> None:
+    text = cluster("{path: m, type: xlarge, args: {max_model_len: 8192}}", 2)
+    made = plan(text, [machine(*[H100] * 8)] * 2, "DeepSeek-V3")
+    assert made.refusals == ()
+    engines = [(n.name, e.id, e.tensor, e.stages, e.rank) for n in made.nodes for e in n.engines]
+    assert engines == [("10.0.0.1:8000", "m-0", 8, 2, 0), ("10.0.0.2:8000", "m-0", 8, 2, 1)]
+    assert made.nodes[0].engines[0].nodes == ("10.0.0.1:8000", "10.0.0.2:8000")
     assert plan(cluster("{path: m, type: xlarge}"), [machine(*[H100] * 8)], "Llama-3.3-70B").refusals == ()
+
+
+def test_one_that_does_not_fit_names_more_nodes() -> None:
+    made = plan(cluster("{path: m, type: xlarge}", 2), [machine(*[L4] * 2)] * 2, "Llama-3.3-70B")
+    (refusal,) = made.refusals
+    assert "141 GB" in refusal.sentence
+    assert any(way.startswith("one engine over 4 nodes like these") for way in refusal.nearest)
+
+
+def test_one_over_unequal_nodes_is_refused_with_what_each_has() -> None:
+    machines = [machine(*[H100] * 8), machine(*[H100] * 8), machine(*[A100] * 4)]
+    made = plan(cluster("{path: m, type: xlarge, args: {max_model_len: 8192}}", 3), machines, "Llama-3.3-70B")
+    (refusal,) = [r for r in made.refusals if "unequal nodes" in r.sentence]
+    assert "10.0.0.3:8000 has 4 x A100" in refusal.sentence
+    assert "`nodes: [10.0.0.1:8000, 10.0.0.2:8000]`" in refusal.nearest[0]
+
+
+def test_nodes_that_have_no_part_are_told() -> None:
+    text = cluster("{path: m, nodes_per_engine: 2, args: {max_model_len: 8192}}", 3)
+    made = plan(text, [machine(H100)] * 3, "Llama-3.1-8B")
+    assert "each engine spans 2 nodes, so 10.0.0.3:8000 has no part in one" in told(made)
 
 
 def test_nodes_that_differ_get_weights_after_their_bandwidth() -> None:
@@ -215,7 +236,7 @@ GPUS = st.lists(st.sampled_from([H100, A100, L4, RTX]), max_size=9)
 KINDS = st.sampled_from(["auto", "small", "medium", "large", "xlarge"])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=tries(150), deadline=None)
 @given(
     st.lists(GPUS, min_size=1, max_size=3),
     KINDS,
@@ -238,7 +259,8 @@ def test_every_plan_keeps_its_promises(
         assert set(used) <= {g.index for g in here.gpus}
         assert node.engines or node.name in refused, "a node runs nothing and nobody says why"
         for engine in node.engines:
-            assert engine.tensor * engine.stages * engine.data == max(1, len(engine.gpus))
+            ranks = max(1, len(engine.gpus)) * max(1, len(engine.nodes))
+            assert engine.tensor * engine.stages * engine.data == ranks or node.name in refused
             assert arch.heads % engine.tensor == 0
             memories = {here.gpus[i].total for i in engine.gpus}
             assert len(memories) <= 1, "an engine over unequal GPUs"
@@ -250,7 +272,7 @@ def test_every_plan_keeps_its_promises(
     assert all(r.nearest for r in made.refusals)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=tries(60), deadline=None)
 @given(GPUS, KINDS, st.sampled_from(sorted(MODELS)))
 def test_a_plan_is_what_serve_does(gpus: list[tuple[str, float, float]], kind: str, model: str) -> None:
     c = config(cluster(f"{{path: m, type: {kind}}}"))
@@ -266,7 +288,7 @@ def test_a_plan_is_what_serve_does(gpus: list[tuple[str, float, float]], kind: s
     assert all(r.by == "vllm" for r in made.refusals)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=tries(40), deadline=None)
 @given(st.integers(1, 8), st.sampled_from([H100, L4, RTX]), st.sampled_from(sorted(MODELS)))
 def test_auto_finds_an_engine_wherever_one_would_run(
     count: int, gpu: tuple[str, float, float], model: str
@@ -284,3 +306,11 @@ def test_refusals_are_one_for_all_nodes_they_hold_for(bad: str) -> None:
     made = plan(cluster(f"{{path: m, type: {bad}}}", 3), [machine(RTX)] * 3, "Llama-3.3-70B")
     assert len(made.refusals) == 1
     assert len(made.refusals[0].nodes) == 3
+
+
+def test_of_a_command_the_plan_says_that_only_its_program_knows() -> None:
+    c = config(cluster("{name: m, engine: command, command: 'llama-server --port {port}'}"))
+    made = plan_cluster(PlanInput(c, {"10.0.0.1:8000": machine()}, {}))
+    assert made.models[0].unknown == "served by llama-server: only that knows its size"
+    assert [(e.id, e.hardware, e.fit) for e in made.nodes[0].engines] == [("m-0", "CPU", None)]
+    assert not made.refusals

@@ -221,3 +221,20 @@ def test_every_decision_names_its_engine_and_never_starts_what_runs(engines: lis
         assert not leaving
         actual = here.engines.get(action.engine)
         assert actual is None or not actual.running
+
+
+def test_a_node_waits_for_its_turn_to_replace_engines():
+    former = local(engine(fingerprint="former"))
+    assert decide(WANTED, former) == ("Stop", "engine m-0 is replaced: its configuration changed")
+    assert decide(WANTED, msgspec.structs.replace(former, waits=True)) is None
+    assert reconcile.replacing(WANTED, former.engines) == "waits"
+
+
+def test_a_replaced_engine_that_is_no_good_goes_at_once_when_another_one_is_wanted():
+    bad = engine(EngineState.STARTING, fingerprint="bad", ready=False, answered=None, away=True)
+    assert decide(WANTED, local(bad)) == (
+        "Stop",
+        "engine m-0 is replaced before it is ready: its configuration changed",
+    )
+    assert reconcile.replacing(WANTED, local(bad).engines) == "acts"
+    assert reconcile.replacing(WANTED, local(engine()).engines) == ""

@@ -133,7 +133,7 @@ def test_nothing_is_said_while_there_is_nothing_to_say_and_zeros_are_said_for_a_
         clock.now += 0.05
         node.sharing.tick()
     assert [len(traffic.in_flight) for traffic in node.sent] == [1] + [0] * (len(node.sent) - 1)
-    assert 15 <= len(node.sent) <= 25
+    assert 3 <= len(node.sent) <= 6
 
 
 def test_a_flood_of_new_blocks_is_cut_to_what_datagrams_hold(clock: Clock) -> None:
@@ -197,3 +197,31 @@ def test_what_is_told_of_an_engine_before_this_node_has_seen_it_is_kept(clock: C
     clock.now += 0.2
     node.sharing.update(view(instance="1"))
     assert node.affinity.table.match((1, 2), bit).blocks(bit) == 2
+
+
+def test_what_stays_the_same_is_told_seldom_and_what_changes_at_once(clock: Clock) -> None:
+    node = Node(ENGINE)
+    node.in_flight.row(0)[node.slot()] = 7
+    for _ in range(40):
+        node.sharing.tick()
+        clock.now += 0.05
+    assert 3 <= len(node.sent) <= 5, "in two seconds"
+    said = len(node.sent)
+    node.in_flight.row(0)[node.slot()] = 8
+    node.sharing.tick()
+    node.affinity.work_row(0)[node.slot()] = 100
+    node.sharing.tick()
+    node.learned(node.slot(), [1])
+    node.sharing.tick()
+    assert [(t.in_flight, t.work, bool(t.blocks)) for t in node.sent[said:]] == [
+        ({ENGINE: 8}, {}, False),
+        ({ENGINE: 8}, {ENGINE: 100}, False),
+        ({ENGINE: 8}, {ENGINE: 100}, True),
+    ]
+
+
+def test_a_node_without_others_knows_that_nobody_hears_it(clock: Clock) -> None:
+    node = Node(ENGINE)
+    for members, alone in (((), True), ((other("b:1", MemberState.DEAD),), True), ((other("b:1"),), False)):
+        node.sharing.update(view(*members))
+        assert node.sharing.alone is alone

@@ -79,3 +79,18 @@ def test_weights_are_the_sum_of_the_files_of_one_format(tmp_path: Path):
     for i in range(2):
         (tmp_path / f"model-{i}.safetensors").write_bytes(b"x" * 7)
     assert weights_size(tmp_path) == 14
+
+
+def test_of_a_command_the_spec_has_the_words_and_its_program_must_be_there():
+    c = one("{name: x, engine: command, command: 'no-such-program {port}', health: /ready}")
+    spec = engine_spec(Placement("x-0", c.models[0]), c, "h")
+    assert (spec.kind, spec.args, spec.health, spec.model_path) == (
+        "command",
+        ("no-such-program", "{port}"),
+        "/ready",
+        "",
+    )
+    with pytest.raises(StartError, match="there is no program no-such-program"):
+        require_startable([spec])
+    require_startable([msgspec.structs.replace(spec, args=(sys.executable, "{port}"))])
+    require_startable([msgspec.structs.replace(spec, args=("sh", "{port}"))])

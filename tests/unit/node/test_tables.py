@@ -116,6 +116,12 @@ def test_pending_says_when_nothing_is_known():
     assert pending("m", view()) == "model m has no engine in the cluster yet"
 
 
+def test_only_of_vllm_token_ids_are_expected():
+    for kind, expected in (("vllm", True), ("sim", True), ("command", False)):
+        (target,) = table(view(member(8000, ALIVE, engine(kind=kind)))).routes["m"].engines
+        assert target.token_ids is expected
+
+
 def test_ready_external_engines_are_routed_to():
     target = EngineTarget(id="external/m-0", slot=0, host="example.com", port=443, tls=True)
     up = External(report=engine(kind="external"), target=target)

@@ -6,10 +6,21 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from shoal.cluster.view import EngineReport, EngineState, Member, MemberState, NodeReport, View
+from shoal.cluster.view import (
+    EngineReport,
+    EngineState,
+    Member,
+    MemberState,
+    NodeReport,
+    Offer,
+    SeatReport,
+    SeatState,
+    View,
+)
 from shoal.config import Config
 from shoal.node.takeover import Cover, Release, Takeover
 from support.configs import config
+from support.thorough import tries
 
 ALIVE, SUSPECT, DEAD = MemberState.ALIVE, MemberState.SUSPECT, MemberState.DEAD
 LEFT, UNKNOWN = MemberState.LEFT, MemberState.UNKNOWN
@@ -296,7 +307,7 @@ events = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=tries(150), deadline=None)
 @example(
     [
         ("die", S, S, 1),
@@ -344,3 +355,42 @@ def test_standbys_that_hear_each_other_never_go_on_covering_the_same_node(
     able = sum(n not in fleet.dead for n in STANDBYS)
     assert fleet.covered() == (lost if able >= len(lost) else fleet.covered())
     assert len(fleet.covered()) == min(able, len(lost))
+
+
+# Engines across nodes.
+
+
+def seat(
+    group: str, state: SeatState = SeatState.RUNNING, leader: str = A, *, offers: bool = False
+) -> SeatReport:
+    offer = Offer(generation=3, members=(A, B), host="h", port=1, tokens=(1, 2)) if offers else None
+    return SeatReport(
+        engine="m-0", group=group, model="m", rank=0, state=state, generation=3, leader=leader, offer=offer
+    )
+
+
+def ask(takeover: Takeover, view: View, *at: float, lifelines: dict[str, bool]):
+    decisions = [takeover.decide(view, {}, now, lifelines) for now in at]
+    return decisions[-1]
+
+
+def test_a_node_with_a_part_of_an_engine_that_lives_is_not_taken_over_for_though_its_node_process_is_dead():
+    leads = member(A, seats=(seat("g", offers=True),))
+    part = member(B, DEAD, engines=0, seats=(seat("g"),))
+    alive = {"b:1/m-0": True}
+    assert ask(Takeover(CONFIG, ME), seen(leads, part), 0.0, 1e6, lifelines=alive) is None
+    lost = ask(Takeover(CONFIG, ME), seen(leads, part), 0.0, 5.0, lifelines={"b:1/m-0": False})
+    assert isinstance(lost, Cover)
+    over = member(A, seats=(seat("g"),))  # its leader has ended the engine: what is left there serves nobody
+    assert isinstance(ask(Takeover(CONFIG, ME), seen(over, part), 0.0, 5.0, lifelines=alive), Cover)
+
+
+def test_a_place_is_given_back_only_when_the_lost_node_has_its_part_again():
+    takeover = Takeover(CONFIG, ME, B)
+    leads = member(A, seats=(seat("g", offers=True),))
+    waits = member(B, engines=0, seats=(seat("g", SeatState.FREE),))
+    assert times(takeover, seen(leads, waits), 0.0, 1000.0) is None
+    back = member(B, engines=0, seats=(seat("g"),))
+    loading = member(A, first=EngineState.STARTING, seats=(seat("g", offers=True),))
+    assert times(takeover, seen(loading, back), 1001.0, 2000.0) is None
+    assert isinstance(times(takeover, seen(leads, back), 2001.0, 2031.0), Release)
