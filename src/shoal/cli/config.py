@@ -23,9 +23,17 @@ _WIDE = 1000  # columns for output that no person's terminal wraps: a line stays
 
 
 @app.command()
-def check(file: File) -> None:
+def check(
+    file: File,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+) -> None:
     """Tell whether FILE is valid: exit status 0 and a summary, or 2 and every problem with its line and column."""
     loaded = _load(file)
+    if as_json:
+        problems = [str(problem) for problem in loaded.serving_problems()]
+        told = {"file": str(file), "summary": list(summary(loaded.config)), "before_serving": problems}
+        typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
+        return
     typer.echo(f"{file} is valid")
     for line in summary(loaded.config):
         typer.echo(f"  {line}")
@@ -87,7 +95,8 @@ def _about(config: Config, model: Model) -> str:
         return f"external engines at {', '.join(a.url for a in model.addresses)}, {policy}"
     count = len(config.nodes_of(model))
     nodes = "1 node" if count == 1 else f"{count} nodes"
-    return f"{model.path}, type {model.type}, engine {model.engine}, on {nodes}, {policy}"
+    what = model.path or (model.command or ("",))[0]
+    return f"{what}, type {model.type}, engine {model.engine}, on {nodes}, {policy}"
 
 
 def _load(file: Path) -> Loaded:

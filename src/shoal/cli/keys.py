@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from shoal.cli.arguments import AsJson
 from shoal.cli.control import NoAnswer, ask_here
 from shoal.config import Config, ConfigError, load
 from shoal.config.keys import KeyEntry
@@ -49,6 +50,7 @@ def new(
     expires: Annotated[
         str | None, typer.Option(help="From when on it is not valid: 2027-01-31, or 2027-01-31T12:00:00Z.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Make a key, print it this one time, and write its hash and limits into the file of keys.
 
@@ -71,6 +73,9 @@ def new(
         add_key(path, {key: value for key, value in given.items() if value is not None})
     except ConfigError as error:
         raise _fail(error) from None
+    if as_json:
+        typer.echo(json.dumps({"name": name, "key": secret, "file": str(path)}))
+        return
     typer.echo(secret)
     typer.echo(f"Written to {path} as a hash. This is the only time the key is shown.", err=True)
 
@@ -80,6 +85,7 @@ def revoke(
     name: Annotated[str, typer.Argument(help="Name of the key.")],
     config: Cluster = None,
     file: File = None,
+    as_json: AsJson = False,
 ) -> None:
     """Take a key out of the file of keys. Requests under way finish.
 
@@ -94,6 +100,9 @@ def revoke(
     if not found:
         typer.echo(f"shoal keys: there is no key {name} in {path}; there are: {names}", err=True)
         raise typer.Exit(2)
+    if as_json:
+        typer.echo(json.dumps({"revoked": name, "file": str(path)}))
+        return
     typer.echo(f"revoked {name}: nodes that see {path} refuse it within a second")
 
 

@@ -8,13 +8,14 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
 
 
 def serve_local(config: Path, names: list[str], log_format: str | None) -> int:
     """Run the nodes `names` of `config` as children until all have ended; return the exit status.
 
-    A first SIGINT or SIGTERM stops them gracefully, a second one at once; SIGHUP reloads them. When a node cannot start
+    A first SIGINT or SIGTERM stops them gracefully, a second one at once; SIGHUP reloads them, SIGUSR2 ends them
+    without their engines. When a node cannot start
     (status 2) the others are stopped too: a cluster that is half there by mistake helps nobody. A node that dies later
     is left dead, as on machines of their own; the others go on.
 

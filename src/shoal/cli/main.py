@@ -7,19 +7,14 @@ from typing import Annotated
 import typer
 
 from shoal import __version__
-from shoal.cli import config, keys, plan, reload, serve, status
+from shoal.cli.lazy import LazyGroup
 
 app = typer.Typer(
+    cls=LazyGroup,
     help="Multi-node LLM serving on vLLM: one YAML file, the same command on every node.",
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
 )
-app.command("serve")(serve.serve)
-app.command("plan")(plan.plan)
-app.command("status")(status.status)
-app.command("reload")(reload.reload)
-app.add_typer(config.app, name="config")
-app.add_typer(keys.app, name="keys")
 
 
 def _version(wanted: bool) -> None:

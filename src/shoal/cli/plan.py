@@ -10,6 +10,8 @@ import msgspec
 import typer
 from rich.console import Console
 
+from shoal.cli.apply import diff as compare
+from shoal.cli.control import KEY_VARIABLE
 from shoal.cli.plan_view import render
 from shoal.config import Config, ConfigError, load
 from shoal.config.hardware import load_hardware
@@ -18,7 +20,8 @@ from shoal.models.profile import Profile, read_profile
 from shoal.node.engine_options import engine_options
 from shoal.node.hardware import described, here_as_yaml, seen
 from shoal.node.known import profile_of
-from shoal.node.planner import PlanInput, plan_cluster
+from shoal.node.plan_groups import PlanInput
+from shoal.node.planner import plan_cluster
 
 _WIDE = 240  # columns for output that no person's terminal wraps
 
@@ -41,6 +44,19 @@ def plan(
             help="Read a model's config.json (and safetensors headers) from this directory.",
         ),
     ] = None,
+    diff: Annotated[
+        bool,
+        typer.Option(
+            "--diff", help="Compare with the running cluster: what `shoal apply FILE` would do there."
+        ),
+    ] = False,
+    at: Annotated[
+        str | None, typer.Option("--at", metavar="HOST:PORT", help="With --diff: the node to ask.")
+    ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option("--key", envvar=KEY_VARIABLE, show_envvar=True, help="With --diff: admin key."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
     print_hardware: Annotated[
         bool, typer.Option("--print-hardware", help="Describe this machine for a --hardware file, and exit.")
@@ -56,6 +72,8 @@ def plan(
     if file is None:
         typer.echo("shoal plan: name the cluster's file (`shoal plan FILE`)", err=True)
         raise typer.Exit(2)
+    if diff:
+        compare(file, at, key)
     try:
         config = load(file).config
         machines = (

@@ -100,6 +100,8 @@ def _engine(engine: PlannedEngine) -> list[Text]:
         told = [gb(fit.weights), gb(fit.overhead), cache, f"{fit.tokens:,}" if fit.request else "-", requests]
     style = "red" if fit is not None and fit.verdict != "fits" else ""
     split = Text(" x ".join(sizes) or "-")
+    if engine.nodes:
+        split.append(f" over {len(engine.nodes)} nodes", "dim")
     return [Text(on), split, *(Text(t, style) for t in told), Text(f"{engine.weight:g}"), Text(why, "dim")]
 
 

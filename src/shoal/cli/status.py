@@ -14,43 +14,38 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from shoal.cli.control import KEY_VARIABLE, NoAnswer, ask, ask_any
+from shoal.cli.arguments import AskedFile, AskedNode, AskingKey
+from shoal.cli.asked import node_url
+from shoal.cli.control import NoAnswer, ask, ask_any
+from shoal.cli.group_view import group_table
 from shoal.config import ConfigError, load
 
 _PATH = "/shoal/v1/status"
 # Columns for output that no person's terminal wraps: a line stays a line for grep.
 _WIDE = 300
-_COLOURS = {
+COLOURS = {
     "alive": "green",
     "ready": "green",
     "starting": "yellow",
     "suspect": "yellow",
     "draining": "yellow",
+    "drained": "yellow",
     "waiting": "yellow",
     "dead": "red",
     "unhealthy": "red",
 }
+"""Of the states of nodes and engines."""
 
 
 def status(
-    url: Annotated[
-        str | None,
-        typer.Argument(help="A node, HOST:PORT or URL. Default: the nodes of --config, or 127.0.0.1:8000."),
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="Ask the first node of this file that answers.")
-    ] = None,
+    url: AskedNode = None,
+    config: AskedFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the status document.")] = False,
     watch: Annotated[
         bool, typer.Option("--watch", "-w", help="Show it anew every second until Ctrl-C.")
     ] = False,
     events: Annotated[int, typer.Option("--events", help="How many of the last events to show.", min=0)] = 10,
-    key: Annotated[
-        str | None,
-        typer.Option(
-            "--key", envvar=KEY_VARIABLE, show_envvar=True, help="Admin key, for a node on another machine."
-        ),
-    ] = None,
+    key: AskingKey = None,
 ) -> None:
     """Show members, engines and the last events of the cluster.
 
@@ -78,12 +73,6 @@ def status(
                 live.update(render(_fetch(asker, url), events), refresh=True)
     except KeyboardInterrupt:
         return
-
-
-def node_url(given: str | None) -> str:
-    """Return the URL of the node that a person has named, or of the one on this machine."""
-    given = given or "127.0.0.1:8000"
-    return given if "://" in given else f"http://{given}"
 
 
 def _asker(url: str | None, config: Path | None, key: str | None) -> Callable[[], Any]:
@@ -125,6 +114,9 @@ def render(document: dict[str, Any], events: int) -> Group:
         ("  engines ready ", "dim"),
         f"{ready}/{len(engines)}",
     )
+    generation = max((m.get("generation") or 0 for m in document["members"]), default=0)
+    if generation:
+        head.append("  generation ", "dim").append(str(generation))
     parts: list[Any] = [head]
     if document["isolated"]:
         parts.append(Text("Most members vanished at once: this node is probably cut off itself.", "bold red"))
@@ -145,6 +137,8 @@ def render(document: dict[str, Any], events: int) -> Group:
         queued = str(sum(m.get("waiting", {}).values()))
         members.add_row(m["name"], _state(m["state"]), role, heard, queued, m["version"] or "?")
     parts += [Text(), members, Text(), _engines(document)]
+    if (groups := group_table(document["members"])) is not None:
+        parts += [Text(), groups]
     errors = [
         (f"{m['name']}/{e['id']}", line)
         for m in document["members"]
@@ -175,7 +169,7 @@ def _engines(document: dict[str, Any]) -> Table:
         table.add_row(
             f"{owner}/{e['id']}",
             _state("standby" if e["standby"] and e["state"] == "ready" else e["state"]),
-            _duration(e["since"]),
+            duration(e["since"]),
             str(e["running"]),
             str(e["waiting"]),
             f"{e['kv_usage']:.0%}",
@@ -186,10 +180,11 @@ def _engines(document: dict[str, Any]) -> Table:
 
 
 def _state(state: str) -> Text:
-    return Text(state, _COLOURS.get(state, ""))
+    return Text(state, COLOURS.get(state, ""))
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return a time as people say it."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

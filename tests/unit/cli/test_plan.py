@@ -50,8 +50,8 @@ def test_three_nodes_with_one_24_gb_gpu_do_not_hold_70_billion_parameters() -> N
         "4090) gives 23.7 GB (0.92 of 25.8 GB); the largest node gives 23.7 GB, all 3 together 71.1 GB"
     )
     assert refusal["nearest"] == [
-        "a 4-bit (AWQ, GPTQ) checkpoint of it, about 40.1 GB, as one engine over 3 nodes (pipeline parallel 3 across) "
-        "with `max_model_len: 63488`; engines across nodes are not in this version",
+        "a 4-bit (AWQ, GPTQ) checkpoint of it, about 40.1 GB, as one engine over 3 nodes, `nodes_per_engine: 3` "
+        "(pipeline parallel 3 across) with `max_model_len: 63488`",
         "a node with 8 GPUs like this (NVIDIA GeForce RTX 4090) with `max_model_len: 97280`",
         "a model of up to about 18.2 GB of weights on one such GPU: 9 billion parameters in 16 bits",
     ]

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from shoal.cli.asked import node_url
 from shoal.cli.control import verification
-from shoal.cli.status import node_url, render
+from shoal.cli.status import render
 
 
 def document(**more: Any) -> dict[str, Any]:
