@@ -76,7 +76,9 @@ def requests(keys: KeyTable | None) -> Callable[[], None]:
     """Return what carries one request through a gateway."""
     settings = WorkerSettings(index=0, workers=8, node="n", host="", port=1, control_socket="", keys=keys)
     fd = counters.create(8, size(8))
-    gateway = Gateway(settings, InFlight(fd, 8), SharedMetrics(fd, 8), lambda _: None, KeyCells(fd, 8))
+    gateway = Gateway(
+        settings, InFlight(fd, 8), SharedMetrics(fd, 8), lambda _: None, key_cells=KeyCells(fd, 8)
+    )
     os.close(fd)
     engine = EngineTarget(id="n/m", slot=0, host="127.0.0.1", port=1)
     routes = {"m": ModelRoute(model="m", policy="round_robin", engines=(engine,))}

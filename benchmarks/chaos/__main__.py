@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 
 import shoal
-from benchmarks.chaos import peers, report
+from benchmarks.chaos import peers, plain, plain_report, report
 from benchmarks.chaos import soak as soaking
 from benchmarks.chaos.cluster import ChaosError
 from benchmarks.chaos.faults import FAULTS
@@ -121,6 +121,32 @@ async def run_soak(seconds: float, plan: Plan, docs: bool, console: Console) -> 
     return result.row.wrong == 0
 
 
+async def run_plain(names: str | None, trials: int | None, console: Console) -> Path:
+    """Break groups of plain vLLM; return the file that the trials were written to."""
+    faults = plain.chosen(names)
+    document = plain.describe()
+    with Progress(console) as status:
+        found = await plain.run(faults, trials, status.say)
+    folder = OUTPUT / "plain"
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{datetime.now(UTC):%Y%m%dT%H%M%S}.json"
+    plain.save(file, found, document)
+    return file
+
+
+def write_plain(files: Sequence[Path], docs: bool, console: Console) -> None:
+    """Print what several runs of plain vLLM gave together, and put it into the documentation if asked to.
+
+    Raises:
+        NoPlaceError: the documentation has no place for it.
+    """
+    found, document = plain.load(files)
+    plain_report.show(console, found, document)
+    console.print(f"\nNumbers: {', '.join(str(file) for file in files)}")
+    if docs:
+        _into_document("plain groups", plain_report.markdown(found, document), console)
+
+
 def _into_document(mark: str, text: str, console: Console) -> None:
     DOCUMENT.write_text(replace_results(DOCUMENT.read_text(), text, mark))
     console.print(f"Written into {DOCUMENT.relative_to(ROOT)} too.")
@@ -164,7 +190,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--soak", type=float, metavar="SECONDS", help="random faults for so long, nothing else"
     )
     parser.add_argument("--docs", action="store_true", help="put the results into docs/failure.md")
-    parser.add_argument("--show", type=Path, metavar="JSON", help="show the results of an earlier run again")
+    parser.add_argument(
+        "--plain",
+        action="store_true",
+        help="faults of a group of plain vLLM (needs it) and nothing of Shoal's",
+    )
+    parser.add_argument(
+        "--show",
+        type=Path,
+        nargs="+",
+        metavar="JSON",
+        help="show the results of an earlier run again; with --plain of several ones together",
+    )
     options = parser.parse_args(arguments)
     console = Console(highlight=False, soft_wrap=False)
     if not console.is_terminal:
@@ -173,8 +210,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     plan = Plan(options.trials or size.trials, size.clients, options.network)
     begun = time.monotonic()
     try:
+        if options.plain:
+            files = options.show
+            if files is None:
+                with alone(cache_folder()):
+                    files = [interruptible(run_plain(options.faults, options.trials, console))]
+            write_plain(files, options.docs, console)
+            return 0
         if options.show is not None:
-            document = json.loads(options.show.read_text())
+            document = json.loads(options.show[-1].read_text())
             write([row_from_json(row) for row in document.pop("rows")], document, options.docs, console)
             return 0
         with alone(cache_folder()):

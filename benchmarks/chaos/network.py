@@ -85,56 +85,61 @@ class Namespaces:
             raise
 
     def _make(self, prefix: str) -> None:
-        _run("ip", "link", "add", self._bridge, "type", "bridge")
-        _run("ip", "address", "add", f"{prefix}.254/24", "dev", self._bridge)
-        _run("ip", "link", "set", self._bridge, "up")
+        run_command("ip", "link", "add", self._bridge, "type", "bridge")
+        run_command("ip", "address", "add", f"{prefix}.254/24", "dev", self._bridge)
+        run_command("ip", "link", "set", self._bridge, "up")
         for name, link, (host, _) in zip(self._names, self._links, self.addresses, strict=True):
-            _run("ip", "netns", "add", name)
-            _run("ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", name)
-            _run("ip", "link", "set", link, "master", self._bridge, "up")
-            _run("ip", "-n", name, "address", "add", f"{host}/24", "dev", "eth0")
-            _run("ip", "-n", name, "link", "set", "eth0", "up")
-            _run("ip", "-n", name, "link", "set", "lo", "up")
+            run_command("ip", "netns", "add", name)
+            run_command("ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", name)
+            run_command("ip", "link", "set", link, "master", self._bridge, "up")
+            run_command("ip", "-n", name, "address", "add", f"{host}/24", "dev", "eth0")
+            run_command("ip", "-n", name, "link", "set", "eth0", "up")
+            run_command("ip", "-n", name, "link", "set", "lo", "up")
 
     def enter(self, node: int) -> list[str]:
         """See `Network`."""
         return ["nsenter", f"--net=/run/netns/{self._names[node]}", "--"]
 
+    def namespace(self, node: int) -> str:
+        """Return the name of a machine's namespace."""
+        return self._names[node]
+
     def plug(self, node: int, *, into: bool) -> None:
         """Put a node's cable in, or pull it."""
-        _run("ip", "link", "set", self._links[node], "up" if into else "down")
+        run_command("ip", "link", "set", self._links[node], "up" if into else "down")
 
     def cut(self, source: int, target: int) -> None:
         """Lose what `source` sends to `target`; what comes back still arrives."""
         host = self.addresses[target][0]
         where = ["dev", "eth0", "nud", "permanent"]
-        _run("ip", "-n", self._names[source], "neighbour", "replace", host, "lladdr", _NOWHERE, *where)
+        run_command("ip", "-n", self._names[source], "neighbour", "replace", host, "lladdr", _NOWHERE, *where)
 
     def mend(self, source: int, target: int) -> None:
         """End `cut`."""
         host = self.addresses[target][0]
-        _run("ip", "-n", self._names[source], "neighbour", "delete", host, "dev", "eth0", check=False)
+        run_command("ip", "-n", self._names[source], "neighbour", "delete", host, "dev", "eth0", check=False)
 
     def throttle(self, node: int, rate: str) -> None:
         """Let no more than `rate` (as tc writes it) through a node's cable, each way; a queue of 0.4 s, then loss."""
         bucket = ["root", "tbf", "rate", rate, "burst", "4kb", "latency", "400ms"]
-        _run("tc", "qdisc", "replace", "dev", self._links[node], *bucket)
-        _run("tc", "-n", self._names[node], "qdisc", "replace", "dev", "eth0", *bucket)
+        run_command("tc", "qdisc", "replace", "dev", self._links[node], *bucket)
+        run_command("tc", "-n", self._names[node], "qdisc", "replace", "dev", "eth0", *bucket)
 
     def unthrottle(self, node: int) -> None:
         """End `throttle`."""
-        _run("tc", "qdisc", "delete", "dev", self._links[node], "root", check=False)
-        _run("tc", "-n", self._names[node], "qdisc", "delete", "dev", "eth0", "root", check=False)
+        run_command("tc", "qdisc", "delete", "dev", self._links[node], "root", check=False)
+        run_command("tc", "-n", self._names[node], "qdisc", "delete", "dev", "eth0", "root", check=False)
 
     def close(self) -> None:
         """See `Network`."""
         for link in (*self._links, self._bridge):
-            _run("ip", "link", "delete", link, check=False)
+            run_command("ip", "link", "delete", link, check=False)
         for name in self._names:
-            _run("ip", "netns", "delete", name, check=False)
+            run_command("ip", "netns", "delete", name, check=False)
 
 
-def _run(*command: str, check: bool = True) -> None:
+def run_command(*command: str, check: bool = True) -> None:
+    """Run a command. Raises `UnavailableError` if it fails and that is to be checked."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if check and done.returncode != 0:
         raise UnavailableError(f"`{' '.join(command)}` failed: {done.stderr.strip()}")

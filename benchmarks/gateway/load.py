@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.gateway.processes import spawn
 
-API_KEY = "sk-bench"
+API_KEY = "sk-bench-on-loopback"
 _TEXT = "The quick brown fox jumps over the lazy dog. "
 _MOST = 1_000_000  # requests in one load, however fast
 _GRACE = 20.0  # seconds beyond its own limit after which a load generator counts as hung

@@ -252,6 +252,8 @@ models:
     addresses:
 {addresses}gateway:
   workers: {workers}
+  keys:
+    api_keys: [{API_KEY}]
 state_dir: {json.dumps(str(state))}
 """
 

@@ -7,6 +7,7 @@ import ctypes
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ import psutil
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 _PATIENCE = 10.0  # seconds to end after SIGTERM
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+_CPUCLOCK_SCHED = 2  # clock_getcpuclockid(3), as glibc makes the id of a process's clock
 _WORKER = "shoal.gateway"  # in the command line of Shoal's gateway workers
 
 libc = ctypes.CDLL(None)
@@ -53,6 +55,20 @@ def clean(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if name not in dropped}
 
 
+def own_seconds(pid: int) -> float:
+    """Return the CPU seconds of a process and its threads, to the nanosecond.
+
+    What /proc says is rounded to ticks of 10 ms, which is 0.8 µs for each event of a short load.
+
+    Raises:
+        psutil.NoSuchProcess: it has ended.
+    """
+    try:
+        return time.clock_gettime(~pid << 3 | _CPUCLOCK_SCHED)
+    except OSError as error:
+        raise psutil.NoSuchProcess(pid) from error
+
+
 def used(processes: Sequence[psutil.Process]) -> Usage:
     """Return what `processes` have used together.
 
@@ -63,7 +79,7 @@ def used(processes: Sequence[psutil.Process]) -> Usage:
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             times = process.cpu_times()
-            cpu += times.user + times.system + times.children_user + times.children_system
+            cpu += own_seconds(process.pid) + times.children_user + times.children_system
             memory += process.memory_info().rss
     return Usage(cpu, memory)
 

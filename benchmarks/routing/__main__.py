@@ -162,7 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m benchmarks.routing", description="Compare routing policies and routers."
     )
     parser.add_argument(
-        "--quick", action="store_true", help="fewer targets, one run of each: under 5 minutes"
+        "--quick", action="store_true", help="fewer targets, one run of each: under 10 minutes"
     )
     parser.add_argument("--targets", help="only those whose names hold one of these: affinity,smg")
     parser.add_argument("--trace", type=Path, metavar="FILE", help="replay another trace, as Mooncake's are")

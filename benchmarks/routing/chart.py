@@ -8,7 +8,7 @@ from xml.sax.saxutils import escape
 
 from benchmarks.gateway.chart import decades
 from benchmarks.routing.report import groups, title_of
-from benchmarks.routing.results import ORACLE, Row
+from benchmarks.routing.results import ORACLES, Row
 
 _NAMES = 200  # width of the names, pixels
 _PANEL = 300
@@ -20,7 +20,7 @@ _STYLE = "font-family: system-ui, 'DejaVu Sans', sans-serif; font-size: 13px"
 
 
 def _colour(row: Row) -> str:
-    if row.target == ORACLE:
+    if row.target in ORACLES:
         return _ORACLE
     return _OURS if row.target.startswith("shoal") else _PEER
 

@@ -1,11 +1,16 @@
-"""What routing could reach: a router that knows every engine's cache and queue exactly."""
+"""What routing could reach: a router that knows every engine's cache and queue exactly, bounded or not."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+from benchmarks.routing.balance import FEW
 from benchmarks.routing.virtual import VirtualEngine, block_hashes
 from shoal.sim.scheduler import Request
+
+BOUND = 2.0
+"""Times the mean of open requests that an engine may have at most: what is demanded of Shoal, too."""
 
 
 class Oracle:
@@ -17,11 +22,16 @@ class Oracle:
 
     Args:
         engines: which to choose among; it looks into them.
+        bound: times the mean of open requests above which no request is added to an engine, the request itself counted
+            in both; a mean below `FEW` counts as that, as in `balance`. None for no bound.
         hit_weight: of the second part of the cost.
     """
 
-    def __init__(self, engines: Sequence[VirtualEngine], hit_weight: float = 1.0) -> None:
+    def __init__(
+        self, engines: Sequence[VirtualEngine], bound: float | None = BOUND, hit_weight: float = 1.0
+    ) -> None:
         self._engines = engines
+        self._bound = bound
         self._hit_weight = hit_weight
 
     def choose(
@@ -30,13 +40,23 @@ class Oracle:
         """See `Router`."""
         size = self._engines[0].hardware.block
         hashes = block_hashes(prompt, size)
+        limit = self._limit()
         costs = []
         for index, engine in enumerate(self._engines):
+            if engine.open + 1 > limit:
+                continue
             found = len(engine.pool.match(hashes)) * size
             wait = self._backlog(engine, now)
             own = (len(prompt) - found) * engine.hardware.prefill_us * 1e-6
             costs.append((wait + own * (1.0 + self._hit_weight), engine.open, index))
         return min(costs)[2], 0
+
+    def _limit(self) -> float:
+        """Return the open requests up to which an engine may be filled; there is always one with fewer."""
+        if self._bound is None:
+            return math.inf
+        mean = (sum(engine.open for engine in self._engines) + 1) / len(self._engines)
+        return self._bound * max(mean, FEW)
 
     def began(self, gateway: int, engine: int, work: int) -> None:
         """See `Router`; nothing is to be noted."""

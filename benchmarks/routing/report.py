@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from benchmarks.routing.plan import GOALS, RATES
-from benchmarks.routing.results import LATE, ORACLE, OURS, Row, Sample, Verdict
+from benchmarks.routing.results import LATE, ORACLES, OURS, Row, Sample, Verdict
 
 _MARKS = {True: ("[green]pass[/green]", "pass"), False: ("[red]FAIL[/red]", "**miss**"), None: ("-", "-")}
 
@@ -116,7 +116,7 @@ def show(
         for title in titles:
             table.add_column(title, justify="right")
         for row in group:
-            style = "bold" if row.target == OURS else "italic" if row.target == ORACLE else ""
+            style = "bold" if row.target == OURS else "italic" if row.target in ORACLES else ""
             table.add_row(escape(row.target), *cells(row, "requests/s at goal" in titles), style=style)
         console.print(table)
     for workload, share in document["endless"].items():
@@ -154,7 +154,7 @@ def markdown(rows: Sequence[Row], verdicts: Sequence[Verdict], document: Mapping
         ]
         for row in group:
             name = name_of(row)
-            name = f"**{name}**" if row.target == OURS else f"*{name}*" if row.target == ORACLE else name
+            name = f"**{name}**" if row.target == OURS else f"*{name}*" if row.target in ORACLES else name
             lines.append(f"| {name} | {' | '.join(cells(row, 'requests/s at goal' in titles))} |")
         lines.append("")
     notes = _notes(rows)

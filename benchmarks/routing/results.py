@@ -15,6 +15,8 @@ from benchmarks.routing.engines import Answered, quantile
 LATE = 0.015  # seconds that 1 % of the harness's timers may be late, above which a run says nothing
 BUSY = 0.8  # of a core that engines or the load generator may use
 ORACLE = "oracle"
+UNBOUNDED = "oracle, unbounded"
+ORACLES = (ORACLE, UNBOUNDED)
 OURS = "shoal prefix_affinity"
 GENERATED = ("multi-turn", "agents")
 TRACE = "trace"
@@ -200,7 +202,7 @@ def _lowest(
 
 
 def _is_peer(row: Row) -> bool:
-    return not row.target.startswith(("shoal", ORACLE))
+    return not row.target.startswith("shoal") and row.target not in ORACLES
 
 
 def _is_ours(row: Row) -> bool:

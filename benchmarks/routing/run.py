@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -28,14 +29,15 @@ from benchmarks.gateway.run import alone, free_ports
 from benchmarks.routing.client import Client
 from benchmarks.routing.engines import ENGINES, Hardware, quantile
 from benchmarks.routing.inprocess import InProcess
-from benchmarks.routing.oracle import Oracle
+from benchmarks.routing.oracle import BOUND, Oracle
 from benchmarks.routing.plan import GOALS, Plan, Workloads
-from benchmarks.routing.results import ORACLE, Row, Sample, problem_counts, sample_of
+from benchmarks.routing.results import ORACLE, UNBOUNDED, Row, Sample, problem_counts, sample_of
 from benchmarks.routing.targets import Gateway, Site, Target
 from benchmarks.routing.virtual import Simulation
 from benchmarks.routing.workload import MODEL, Workload
 from lib.progress import Steps
 
+_BOUNDS = {ORACLE: BOUND, UNBOUNDED: None}  # of the oracles, by their names in tables
 _SETTLE = 1.0  # seconds after the first answer, for routers that find engines one by one
 _LIMIT = 90.0  # seconds that a workload may take
 _QUESTION = {"model": MODEL, "prompt": "hello", "max_tokens": 1}
@@ -145,18 +147,16 @@ def visits(targets: Sequence[Target], plan: Plan) -> list[Visit]:
     return found
 
 
-def simulate(
-    workload: Workload, gateways: int, policy: str | None, goal: float, **more: Any
-) -> tuple[Sample, float]:
-    """Run a workload in virtual time, with the oracle or one of Shoal's policies.
+def simulate(workload: Workload, gateways: int, name: str, goal: float, **more: Any) -> tuple[Sample, float]:
+    """Run a workload in virtual time, with an oracle or one of Shoal's policies.
 
     Returns:
         Its figures, and the hit rate of a cache without end.
     """
     simulation = Simulation(workload, Hardware(), ENGINES, gateways)
-    simulation.run(
-        Oracle(simulation.engines) if policy is None else InProcess(policy, simulation.engines, gateways)
-    )
+    engines = simulation.engines
+    router = Oracle(engines, _BOUNDS[name]) if name in _BOUNDS else InProcess(name, engines, gateways)
+    simulation.run(router)
     sample = sample_of(simulation.answered, simulation.looks, simulation.hit_rate, goal, **more)
     return sample, simulation.endless_hit_rate
 
@@ -182,19 +182,19 @@ class Run:
         return self.rows.setdefault((target, workload, gateways), Row(target, version, workload, gateways))
 
     def bounds(self) -> None:
-        """Find out what an oracle reaches. It knows the true state, so the number of gateways does not matter to it."""
-        for workload in self._plan.requests:
+        """Find out what oracles reach. They know the true state: the number of gateways does not matter to them."""
+        for workload, name in itertools.product(self._plan.requests, _BOUNDS):
             ends = []
             for job in [Job(workload, seed + 1) for seed in range(self._plan.seeds)]:
                 made = self._workloads.make(workload, job.seed)
-                sample, endless = simulate(made, 1, None, GOALS[workload], seed=job.seed)
+                sample, endless = simulate(made, 1, name, GOALS[workload], seed=job.seed)
                 ends.append(endless)
                 for gateways in self._plan.gateways:
-                    self.row(ORACLE, "", workload, gateways).samples.append(sample)
+                    self.row(name, "", workload, gateways).samples.append(sample)
             for rate in self._plan.ladder:
                 made = self._workloads.make(workload, 1, rate)
-                sample, _ = simulate(made, 1, None, GOALS[workload], rate=rate)
-                self.row(ORACLE, "", workload, 1).ladder.append(sample)
+                sample, _ = simulate(made, 1, name, GOALS[workload], rate=rate)
+                self.row(name, "", workload, 1).ladder.append(sample)
             self.endless[workload] = sum(ends) / len(ends)
 
     def simulate(self, policies: Sequence[str]) -> None:

@@ -21,7 +21,10 @@ from benchmarks.routing.workload import MODEL
 from lib.progress import Step
 from shoal.routing import registry
 
-_ENGINE_PORTS = [28000, 28999]  # none is started, and gateways may get any port below
+_ENGINE_PORTS = [
+    30000,
+    30999,
+]  # none is started; gateways get ports below (`benchmarks.gateway.run.free_ports`)
 _HEARTBEAT = 0.5  # seconds; Shoal's default cluster.heartbeat_interval
 
 

@@ -1,10 +1,12 @@
 import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
 import pytest
-from benchmarks.gateway.processes import Command, Running, clean, used
+from benchmarks.gateway.processes import Command, Running, clean, own_seconds, used
 
 from support.wait import wait_until
 
@@ -66,3 +68,18 @@ def test_a_program_stays_on_its_cores_and_sees_its_variables(tmp_path: Path) -> 
 def test_programs_are_spared_our_proxies_and_modules() -> None:
     given = {"HOME": "/x", "PYTHONPATH": "y", "https_proxy": "p", "HTTP_PROXY": "p", "NO_PROXY": "*"}
     assert clean(given) == {"HOME": "/x"}
+
+
+def test_cpu_time_is_finer_than_the_kernels_ticks() -> None:
+    before = own_seconds(os.getpid())
+    while own_seconds(os.getpid()) == before:
+        sum(range(100))
+    assert own_seconds(os.getpid()) - before < 0.005, "seconds; a tick has 0.01"
+    assert own_seconds(os.getpid()) == pytest.approx(time.process_time(), abs=0.005)
+
+
+def test_the_clock_of_a_process_that_has_ended_says_so() -> None:
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    with pytest.raises(psutil.NoSuchProcess):
+        own_seconds(child.pid)

@@ -8,6 +8,7 @@ from benchmarks.routing.engines import Answered, quantile
 from benchmarks.routing.results import (
     LATE,
     ORACLE,
+    ORACLES,
     OURS,
     Row,
     Sample,
@@ -91,6 +92,11 @@ def test_generated_load_wants_a_fifth_less_than_the_best_peer(p90: float, held: 
     ]
     assert verdict(rows, "20 % below smg x") is held
     assert verdict(rows, "below 1,000 ms (shoal session)")
+
+
+def test_an_oracle_is_no_peer() -> None:
+    rows = [row(OURS, p90=0.07), row("smg x", p90=0.1), *(row(name, p90=0.01) for name in ORACLES)]
+    assert verdict(rows, "20 % below smg x") is True
 
 
 def test_the_trace_wants_no_more_than_the_best_peer_in_each_quantile() -> None:

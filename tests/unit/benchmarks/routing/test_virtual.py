@@ -3,10 +3,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from benchmarks.routing.engines import Hardware
+from benchmarks.routing.engines import Hardware, quantile
 from benchmarks.routing.generated import AGENTS, MULTI_TURN, generate
 from benchmarks.routing.inprocess import InProcess
-from benchmarks.routing.oracle import Oracle
+from benchmarks.routing.oracle import BOUND, Oracle
+from benchmarks.routing.plan import Plan, Workloads
+from benchmarks.routing.results import ORACLES
+from benchmarks.routing.run import Run
 from benchmarks.routing.virtual import Simulation, prompt_tokens
 from benchmarks.routing.words import words
 from benchmarks.routing.workload import Progress, Session, Turn, Workload
@@ -66,6 +69,28 @@ def test_the_oracle_keeps_a_conversation_where_it_is() -> None:
     assert sorted(engine.pool.queries > 0 for engine in simulation.engines) == [False, False, True]
 
 
+@pytest.mark.parametrize(("bound", "wanted"), [(BOUND, BOUND * 40 / 4), (None, 40)])
+def test_the_oracle_fills_an_engine_with_what_it_knows_up_to_its_bound(
+    bound: float | None, wanted: float
+) -> None:
+    system = words(4000, "system")
+    first = Session("first", 0.0, system, [Turn(0.0, "hello", 5)])
+    crowd = [Session(f"s{n}", 1.0, system, [Turn(0.0, "hello", 5)]) for n in range(40)]
+    simulation = Simulation(Workload("crowd", [first, *crowd], 1), HARDWARE, 4)
+    simulation.run(Oracle(simulation.engines, bound))
+    assert simulation.balance.most == wanted
+
+
+def test_a_run_has_both_oracles_and_the_policies_that_were_asked_for() -> None:
+    plan = Plan({"agents": 40}, 1, (), gateways=(1,))
+    made = Run(plan, Workloads(plan), lambda _: None)
+    made.bounds()
+    made.simulate(["session"])
+    assert [name for name, _, _ in made.rows] == [*ORACLES, "shoal session"]
+    assert all(row.samples[0].p90 > 0 for row in made.rows.values())
+    assert 0 < made.endless["agents"] < 1
+
+
 @pytest.mark.parametrize("shape", [MULTI_TURN, AGENTS])
 def test_no_policy_finds_more_than_an_endless_cache_and_the_oracle_is_well_ahead_of_turns(
     shape: object,
@@ -105,3 +130,18 @@ def test_gateways_tell_each_other_what_they_learned() -> None:
     other, more = router.choose(1, path, body, tokens, 1.0)
     assert other == engine
     assert more < work / 4
+
+
+def test_prefix_affinity_comes_near_an_oracle_within_the_same_bound() -> None:
+    workload = generate(AGENTS, 400, 300.0, seed=2)
+    oracle = Simulation(workload, HARDWARE, 8)
+    oracle.run(Oracle(oracle.engines))
+    ours = Simulation(workload, HARDWARE, 8, gateways=3)
+    ours.run(InProcess("prefix_affinity", ours.engines, 3))
+
+    def p90(simulation: Simulation) -> float:
+        return quantile([one.first for one in simulation.answered if one.first is not None], 0.9)
+
+    assert p90(ours) <= 1.2 * p90(oracle)
+    assert ours.hit_rate >= 0.97 * oracle.hit_rate
+    assert ours.balance.peak <= BOUND

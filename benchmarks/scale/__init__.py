@@ -1,0 +1,1 @@
+"""What membership, routing tables and what gateways tell each other cost as a cluster grows: ``make bench-scale``."""

@@ -1,0 +1,1 @@
+"""What carries requests between nodes, measured: latency, gaps between tokens, processor time, losses."""
