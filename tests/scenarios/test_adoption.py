@@ -163,3 +163,28 @@ def test_time_in_which_the_node_process_was_stopped_is_nobodys_silence(make_clus
     assert load.failures == []
     assert cluster.engine_processes(1)[0].pid == pid
     assert not any("killed" in e or "no more requests" in e for e in cluster.events(1))
+
+
+def test_a_node_that_hands_over_finishes_its_requests_and_the_next_one_has_its_engines(make_cluster: Make):
+    cluster = make_cluster(nodes=2, model=sim(**{"decode-ms": 10})).start()
+    before = records(cluster, 1)
+    body = {"model": "sim-model", "prompt": "count", "max_tokens": 200, "stream": True, "ignore_eos": True}
+    with (
+        Load(cluster, [0], clients=4) as load,
+        cluster.http.stream("POST", cluster.url(1, "/v1/completions"), json=body) as reply,
+    ):
+        lines = reply.iter_lines()
+        next(lines)
+        cluster.processes[1].send_signal(signal.SIGUSR2)
+        rest = [line for line in lines if line]  # a stream through the node itself ends as it should
+        assert cluster.processes.pop(1).wait(timeout=20) == 0
+        served = sum(n for engine, n in load.answers.items() if engine.startswith(cluster.names[1]))
+        wait_until(  # the engine serves on without its node process
+            lambda: sum(n for e, n in load.answers.items() if e.startswith(cluster.names[1])) > served, 20
+        )
+        cluster.start_node(1)
+        cluster.wait_ready(2)
+    assert rest[-1] == "data: [DONE]"
+    assert load.failures == []
+    after = records(cluster, 1)
+    assert [(r.marker, r.leader) for r in after] == [(r.marker, r.leader) for r in before]

@@ -16,6 +16,7 @@ import openai
 import pytest
 
 from support.cluster import Cluster
+from support.metrics import total
 from support.wait import wait_until
 
 Make = Callable[..., Cluster]
@@ -181,8 +182,7 @@ def test_usage_is_counted_by_the_engines_own_numbers_and_shown(keyed: Keyed):
 
     def metric(name: str) -> float:
         text = httpx.get(keyed.cluster.url(0, "/metrics")).text
-        line = f'shoal_key_{name}_total{{key="anna",model="sim-model"}} '
-        return next((float(x.removeprefix(line)) for x in text.splitlines() if x.startswith(line)), 0.0)
+        return total(text, f"shoal_key_{name}_total", key="anna", model="sim-model")
 
     wait_until(lambda: metric("requests") == 2, 5, "it is counted")
     assert metric("prompt_tokens") == 2 * plain["prompt_tokens"]

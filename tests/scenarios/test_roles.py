@@ -73,6 +73,7 @@ def test_external_engines_are_balanced_and_watched_but_never_started_or_stopped(
     with simulated_engine(ports[0]) as first, simulated_engine(ports[1]):
         cluster.start_node(0)
         wait_until(lambda: external_states(cluster) == ["ready", "ready"], 15, "both answer")
+        wait_until(lambda: cluster.chat(0).status_code == 200, 5, "the gateway has been told")
         with Load(cluster, nodes=[0], clients=4) as load:
             wait_until(lambda: len(load.answers) == 2, 10, "both are used")
             first.kill()

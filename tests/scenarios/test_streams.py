@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from support.cluster import Cluster
+from support.metrics import total
 from support.wait import wait_until
 
 ARGS = {"decode-ms": 15}
@@ -131,10 +132,8 @@ def assert_nobody_notices(
         again.join(timeout=60)
         assert text_of(reader.lines) == text_of(again.lines)
     resumes = sum(
-        float(line.split()[1])
+        total(cluster.http.get(cluster.url(node, "/metrics")).text, "shoal_gateway_resumes_total")
         for node in (1, 2)
-        for line in cluster.http.get(cluster.url(node, "/metrics")).text.splitlines()
-        if line.startswith("shoal_gateway_resumes_total")
     )
     assert resumes == len(moved)
     return cluster, readers
