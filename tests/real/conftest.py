@@ -45,6 +45,15 @@ def model_path() -> Path:
 
 
 @pytest.fixture(scope="session")
+def embedding_path(model_path: Path) -> Path:
+    """Return the directory of all-MiniLM-L6-v2, a BERT that makes embeddings."""
+    path = get_model.default_path(get_model.EMBEDDING_NAME)
+    if not get_model.is_there(path):
+        _lacking(f"there is no model at {path} (`scripts/get_model.py --embedding`)")
+    return path
+
+
+@pytest.fixture(scope="session")
 def real_model(model_path: Path) -> dict[str, Any]:
     """Return the `model` section of examples/demo.yaml with the path filled in: small engines that share a machine.
 

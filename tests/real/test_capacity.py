@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from shoal.engine.capacity import HEADROOM, capacity
 from shoal.engine.gpu import list_gpus
 from shoal.engine.spec import EngineSpec
@@ -34,6 +36,7 @@ print("found", json.dumps(found))
 """
 
 
+@pytest.mark.rare  # changes with vLLM's version only
 def test_the_limits_are_those_of_vllm(model_path: Path):
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(model_path), json.dumps(LISTS)],

@@ -1,0 +1,76 @@
+"""An engine across nodes of real Ray, simulated: it forms, and is whole again where Ray has a node left.
+
+Four nodes of Ray take a minute or more, so it runs by its name: `pytest tests/real/test_ray_groups.py -m rare`.
+What nodes do that a controller has told, without Ray, is in `tests/scenarios/test_allotted_groups.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from support.on_ray import UP, OnRay, require_ray
+from support.processes import runs
+from support.ray_cluster import RayCluster
+from support.wait import wait_until
+
+MODEL = "sim-model"
+# What the design promises, and what a busy machine may add to it. Seconds.
+DETECTED, LATE = 3.0, 1.5
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[OnRay]:
+    """Return a cluster on four nodes of Ray: a head without room for engines, and three with room for a part each."""
+    require_ray()
+    ray = RayCluster()
+    try:
+        ray.start(1, cpus=0)
+        ray.start(4)
+        yield OnRay(tmp_path, ray, {"nodes_per_engine": 2, "replicas": {"max": 1}}, substrate="ray")
+    finally:
+        ray.close()
+
+
+def members(cluster: OnRay) -> list[str]:
+    """Return the nodes of the generation that runs, by rank; none while there is none."""
+    for member in cluster.status(0).get("members", []):
+        for seat in member.get("seats", []):
+            if seat["state"] == "running" and seat["offer"]:
+                return list(seat["offer"]["members"])
+    return []
+
+
+def parts(cluster: OnRay, index: int) -> list[psutil.Process]:
+    return [p for p in cluster.ray.processes(index) if runs(p) and "shoal.sim" in p.cmdline()]
+
+
+@pytest.mark.rare
+def test_an_engine_across_nodes_of_ray_loses_one_and_is_whole_again_on_another(cluster: OnRay):
+    cluster.up()
+    leads, follows = (cluster.names.index(name) for name in members(cluster))
+    assert 0 not in (leads, follows)
+    engine = f"{cluster.names[leads]}/{MODEL}-0"
+    assert cluster.ready() == [engine]
+    for index in range(4):
+        wait_until(lambda i=index: cluster.chat(i).status_code == 200, UP, f"node {index} answers", every=0.2)
+        assert cluster.chat(index).headers["x-shoal-engine"] == engine
+    (spare,) = {1, 2, 3} - {leads, follows}
+    old = parts(cluster, leads)
+    assert "--headless" in parts(cluster, follows)[0].cmdline()
+
+    cluster.ray.power_off(follows)
+    wait_until(lambda: not any(map(runs, old)), DETECTED + LATE, "the leader's part is ended")
+    wait_until(
+        lambda: members(cluster) == [cluster.names[leads], cluster.names[spare]], UP, "another has its place"
+    )
+    wait_until(lambda: cluster.ready() == [engine], UP, "the engine is ready", every=0.2)
+    for index in (0, leads, spare):
+        wait_until(lambda i=index: cluster.chat(i).status_code == 200, UP, f"node {index} answers", every=0.2)
+    told = [e["text"] for s in cluster.statuses() for e in s["events"]]
+    assert f"node {cluster.names[follows]} is forgotten: Ray has lost its node" in told
+    cluster.down()
+    assert cluster.left() == []
