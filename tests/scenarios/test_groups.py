@@ -92,6 +92,22 @@ def test_a_follower_that_is_stopped_is_noticed_in_three_seconds(group: Cluster):
     assert any("is stopped" in e for e in group.events(0))
 
 
+@pytest.mark.parametrize("index", [1, 0], ids=["the follower's", "the leader's"])
+def test_a_dead_worker_ends_the_engine_though_its_main_process_stays(make_cluster: Make, index: int):
+    """vLLM's main process takes seconds to end after it; here it is stopped for a moment, to see that nobody waits."""
+    group = formed(make_cluster(2, model=MODEL | {"args": {"spawn-children": 2}}))
+    old = [part(group, i) for i in (0, 1)]
+    everything = [p for main in old for p in (main, *main.children(recursive=True))]
+    needed = [p for p in old[index].children() if p.name().startswith("SIM::")]
+    time.sleep(3)  # they must have been seen
+    old[index].send_signal(signal.SIGSTOP)
+    needed[0].kill()
+    wait_until(lambda: not any(map(runs, everything)), DETECTED + LATE, "all of it is ended")
+    told = f"(pid {needed[0].pid}) is dead"
+    assert any(told in e for e in group.events(index)), group.events(index)
+    whole_again(group, old)
+
+
 @pytest.mark.parametrize("index", [1, 0], ids=["follower's", "leader's"])
 def test_a_node_process_that_dies_and_comes_back_ends_nothing(group: Cluster, index: int):
     old = [part(group, i) for i in (0, 1)]

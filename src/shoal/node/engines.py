@@ -26,13 +26,13 @@ from shoal.engine.record import Record
 from shoal.engine.spawn import StartError
 from shoal.engine.spec import EngineSpec, Part
 from shoal.node import reconcile
+from shoal.node.broken import watch_broken
 from shoal.node.certificates import Certificates
 from shoal.node.engine_watch import EngineWatch
 from shoal.node.errors import NotNowError
 from shoal.node.events import Events
 from shoal.node.managed import ManagedEngine
 from shoal.node.reconcile import Action, Actual
-from shoal.node.stopped import watch_stopped
 
 # For the end of an engine that was asked to go: vLLM needs a moment to leave its GPU and shared memory in order.
 _STOP_GRACE = 10.0
@@ -131,7 +131,7 @@ class Engines:
                 next_start=e.next_start,
                 generation=e.part.generation if e.part else 0,
                 follows=e.follows,
-                stopped=e.stopped,
+                broken=e.broken,
                 over=e.over,
             )
             for e in self._engines.values()
@@ -316,7 +316,7 @@ class Engines:
         spec = self._specs[e.id]
         e.model, e.kind, e.fingerprint = spec.model, spec.kind, spec.fingerprint()
         e.busy, e.ready, e.answered, e.looked, e.next_start = True, False, None, None, None
-        e.stopping, e.ending, e.why, e.stopped, e.over = False, False, "", None, None
+        e.stopping, e.ending, e.why, e.broken, e.over = False, False, "", None, None
         e.part, e.lifeline = spec.part, 0
         e.served, e.load, e.said, e.restarts = (), Load(), "", e.restarts + 1
         e.enter(EngineState.STARTING, "starting")
@@ -357,7 +357,7 @@ class Engines:
             e.enter(EngineState.STARTING, "adopted, asked whether it is ready")
         self._spawn(self._watch.follow(e, process) if e.follows else self._watch.watch(e, process))
         if e.part is not None:
-            self._spawn(watch_stopped(e, process, self._on_change))
+            self._spawn(watch_broken(e, process, self._on_change))
         self._spawn(self._bury(e, process))
 
     def _stop(self, e: ManagedEngine) -> None:

@@ -53,7 +53,7 @@ class ManagedEngine:
         errors: last lines of its log at its last failure.
         part: which part of an engine across nodes it was started as last, None for a whole engine.
         lifeline: TCP port of `shoal.engine.lifeline`; 0 without one.
-        stopped: why it cannot go on, though it has not ended; None if it can.
+        broken: why it cannot go on, though it has not ended; None if it can.
         over: how it ended or what it is killed for, until that is `exit`; None while nothing is wrong.
     """
 
@@ -92,7 +92,7 @@ class ManagedEngine:
     errors: tuple[str, ...] = ()
     part: Part | None = None
     lifeline: int = 0
-    stopped: str | None = None
+    broken: str | None = None
     over: str | None = None
 
     @property

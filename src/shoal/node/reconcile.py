@@ -80,7 +80,7 @@ class Actual(msgspec.Struct, frozen=True, kw_only=True):
         next_start: not started again before this; None when nothing holds it back.
         generation: that it was started for last, of an engine across nodes; 0 for a whole engine.
         follows: it answers no requests: it is a part that another node's leads.
-        stopped: why it cannot go on, though it has not ended ("... is stopped"); None if it can.
+        broken: why it cannot go on, though it has not ended ("... is stopped"); None if it can.
         over: how it ended, or what it is killed for, while what is left of it is being ended.
     """
 
@@ -102,7 +102,7 @@ class Actual(msgspec.Struct, frozen=True, kw_only=True):
     next_start: float | None = None
     generation: int = 0
     follows: bool = False
-    stopped: str | None = None
+    broken: str | None = None
     over: str | None = None
 
 
@@ -185,7 +185,7 @@ def plan(wanted: Mapping[str, Wanted], local: Local, timers: Timers) -> Action |
         _drop_unwanted(wanted, local)
         or _lay_down(wanted, local)
         or _end_generation(wanted, local)
-        or _kill_stopped(local)
+        or _kill_broken(local)
         or _retry_after_exit(local, timers)
         or _stop_unwanted(wanted, local)
         or _replace_changed(wanted, local)
@@ -246,10 +246,10 @@ def _end_generation(wanted: Mapping[str, Wanted], local: Local) -> Action | None
     return None
 
 
-def _kill_stopped(local: Local) -> Action | None:
+def _kill_broken(local: Local) -> Action | None:
     for engine in local.engines.values():
-        if engine.stopped is not None and engine.running and not engine.ending:
-            return Kill(engine=engine.id, reason=f"engine {engine.id} is killed: it {engine.stopped}")
+        if engine.broken is not None and engine.running and not engine.ending:
+            return Kill(engine=engine.id, reason=f"engine {engine.id} is killed: it {engine.broken}")
     return None
 
 

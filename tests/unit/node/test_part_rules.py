@@ -69,7 +69,7 @@ def test_an_engine_that_a_node_leaves_finishes_what_it_runs():
 
 
 def test_a_part_with_a_stopped_process_is_killed():
-    hangs = part(stopped="hangs: its process VLLM::Worker (pid 7) is stopped")
+    hangs = part(broken="hangs: its process VLLM::Worker (pid 7) is stopped")
     assert told(decide(3, hangs)) == (
         "Kill",
         "engine m-0 is killed: it hangs: its process VLLM::Worker (pid 7) is stopped",
