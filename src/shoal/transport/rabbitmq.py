@@ -45,6 +45,7 @@ class RabbitBroker(LinkedBroker[RabbitLink]):
         self._settings = settings
         self._serving = serving
         self._names = Names(f"{settings.prefix}.{settings.cluster}")
+        self._hung: set[str] = set()
         self._inbox = self._names.inbox(settings.node, f"{time.time_ns():x}")
 
     @property
@@ -118,7 +119,7 @@ class RabbitBroker(LinkedBroker[RabbitLink]):
     async def _connect(self, ear: Ear, models: Collection[str]) -> RabbitLink:
         tried = []
         for url in self._settings.urls:
-            link = RabbitLink(self._settings, self._names, self._inbox, self._serving, ear)
+            link = RabbitLink(self._settings, self._names, self._inbox, self._serving, ear, hung=self._hung)
             try:
                 await link.open(url, models)
             except (*FAILURES, CarrierError) as error:

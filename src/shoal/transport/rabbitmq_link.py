@@ -31,8 +31,9 @@ Arrived = Callable[[AbstractIncomingMessage], Awaitable[Any]]
 _HEARTBEAT = 10  # s; a silent connection is given up after two
 _CONNECT = 5.0  # s for a connection
 _PATIENCE = (
-    15.0  # s for an answer of the broker. A quorum queue may hang after a crash: then all begins anew.
+    15.0  # s for an answer of the broker. A quorum queue may hang after a crash: then all begins anew,
 )
+_PROBE = 3.0  # and of the queues that hang again those are made anew that do not answer in this time, s
 _DEAD_MOST = 10_000  # dead letters kept,
 _DEAD_AGE = 7 * 86400  # and s they are kept
 _SPARE = (
@@ -52,6 +53,7 @@ class RabbitLink:
         inbox: of this node.
         serving: what this node wants.
         ear: told what comes.
+        hung: queues that did not answer the last link; kept up to date here.
 
     Attributes:
         ended: why this link is to be replaced.
@@ -59,7 +61,17 @@ class RabbitLink:
         everybody: takes what all nodes are to hear.
     """
 
-    def __init__(self, settings: QueueSettings, names: Names, inbox: str, serving: Serving, ear: Ear) -> None:
+    def __init__(
+        self,
+        settings: QueueSettings,
+        names: Names,
+        inbox: str,
+        serving: Serving,
+        ear: Ear,
+        *,
+        hung: set[str],
+    ) -> None:
+        self._hung = hung
         self._settings = settings
         self._names = names
         self._inbox = inbox
@@ -220,16 +232,52 @@ class RabbitLink:
             try:
                 for model in self._serving.models():
                     for level in reversed(CLASSES):
-                        key = model, level
-                        if key not in self._pulls:
-                            queue = self._names.requests(model, level)
-                            self._pulls[key] = Pull(queue, self._in, self._arrived)
-                        prefetch = self._serving.slots(model) if self._serving.wants(model, level) else 0
-                        async with asyncio.timeout(_PATIENCE):
-                            await self._pulls[key].want(prefetch)
+                        await self._consume(model, level)
             except FAILURES as error:
                 self.end(str(error) or "a queue does not answer")
                 return
+
+    async def _consume(self, model: str, level: int) -> None:
+        key, queue = (model, level), self._names.requests(model, level)
+        if key not in self._pulls:
+            self._pulls[key] = self._pull_of(queue)
+        prefetch = self._serving.slots(model) if self._serving.wants(model, level) else 0
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                await self._pulls[key].want(prefetch)
+        except TimeoutError:
+            if queue in self._hung:
+                await self._renew()
+            self._hung.add(queue)
+            raise
+        if prefetch:
+            self._hung.discard(queue)
+
+    def _pull_of(self, queue: str) -> Pull:
+        return Pull(queue, self._in, self._arrived, lambda: self.end(f"the broker took queue {queue} away"))
+
+    async def _renew(self) -> None:
+        """Throw away the queues that do not answer, for the next link to make them anew.
+
+        RabbitMQ 3.10 may bring a quorum queue back from a crash that was declared within 2 s before it in a state that
+        it never leaves. Nothing is lost with it: nodes send what they wait for again when they have a new link.
+        """
+        for model in self._serving.models():
+            for level in CLASSES:
+                queue = self._names.requests(model, level)
+                try:  # anew: another node may have done it
+                    async with asyncio.timeout(_PROBE):
+                        await self._pull_of(queue).want(1)
+                    continue
+                except TimeoutError:
+                    self._ear.notice(
+                        f"queue {queue} has not answered since the broker is back; it is made anew, and what waited in "
+                        "it is sent again"
+                    )
+                channel = await self._in.channel(publisher_confirms=False)
+                async with asyncio.timeout(_PATIENCE):
+                    await channel.queue_delete(queue)
+        self._hung.clear()
 
     async def _arrived(self, message: AbstractIncomingMessage) -> None:
         if self.ended.done():
@@ -245,12 +293,22 @@ class RabbitLink:
 
 
 class Pull:
-    """The consumer of one queue. What it may hold unacknowledged is what this node can do at the same time."""
+    """The consumer of one queue. What it may hold unacknowledged is what this node can do at the same time.
 
-    def __init__(self, queue: str, connection: AbstractConnection, arrived: Arrived) -> None:
+    Args:
+        queue: its name.
+        connection: to the broker.
+        arrived: takes a message.
+        taken_away: called when the broker ends the consumer, since the queue was deleted.
+    """
+
+    def __init__(
+        self, queue: str, connection: AbstractConnection, arrived: Arrived, taken_away: Callable[[], None]
+    ) -> None:
         self._name = queue
         self._connection = connection
         self._arrived = arrived
+        self._taken_away = taken_away
         self._channel: AbstractChannel | None = None
         self._queue: AbstractQueue | None = None
         self._tag: str | None = None
@@ -270,6 +328,8 @@ class Pull:
         if self._channel is None or self._queue is None:
             self._channel = await self._connection.channel(publisher_confirms=False)
             self._queue = await self._channel.get_queue(self._name, ensure=False)
+            underlay = await self._channel.get_underlay_channel()
+            underlay.on_consumer_cancel_callbacks.add(lambda _: self._taken_away())
         await self._channel.set_qos(prefetch_count=prefetch)
         self._prefetch = prefetch
         self._tag = await self._queue.consume(self._arrived)
