@@ -11,6 +11,7 @@ import pytest
 
 from shoal.optimize import environment
 from support.cluster import Cluster
+from support.load import Load
 
 pytestmark = pytest.mark.timeout(900)
 QUESTION = [{"role": "user", "content": "Why do fish swim in schools?"}]
@@ -62,6 +63,35 @@ def test_it_is_smaller_and_about_as_good(model_path: Path, quantised: Path):
     numbers = json.loads(measured.stdout)
     assert numbers["not_kept"] == []
     assert all(speed["tokens"] > 1 for model in numbers["models"] for speed in model["speeds"])
+
+
+@pytest.mark.rare  # two real engines, each loaded twice
+def test_a_quantised_model_is_rolled_out_while_clients_ask(
+    tmp_path: Path, quantised: Path, real_model: dict[str, Any]
+):
+    cluster = Cluster(tmp_path, nodes=2, model=real_model)
+    try:
+        for index in (0, 1):
+            cluster.start_node(index)
+        cluster.wait_ready(deadline=400)
+        before = [p.pid for index in (0, 1) for p in cluster.engine_processes(index)]
+        name = real_model["name"]
+        with Load(cluster, [0, 1], clients=2, streams=1, limit=600, pause=0.2, model=name) as load:
+            told = shoal(
+                "rollout", quantised, "-c", cluster.path, "--prompts", 16, "--watch", 15, "--max-slower", 5
+            )
+        assert told.returncode == 0, told.stdout + told.stderr
+        print(told.stdout)
+        assert "says the same next word as" in told.stdout
+        assert load.failures == []
+        after = [p.pid for index in (0, 1) for p in cluster.engine_processes(index)]
+        assert len(after) == len(before) == 2
+        assert not set(after) & set(before)
+        assert all(
+            str(quantised) in " ".join(p.cmdline()) for i in (0, 1) for p in cluster.engine_processes(i)
+        )
+    finally:
+        cluster.close()
 
 
 @pytest.fixture(scope="module")

@@ -35,8 +35,10 @@ class Load:
         limit: float = 60,
         streams: int = 0,
         pause: float = 0.0,
+        model: str = "sim-model",
     ) -> None:
         self.cluster, self.nodes, self.clients, self.limit = cluster, nodes, clients, limit
+        self.model = model
         self.streams, self.pause = streams, pause
         self.streamed = 0
         self.answers: Counter[str] = Counter()
@@ -74,7 +76,7 @@ class Load:
             while not self._stop.wait(self.pause) and self.elapsed() < self.limit:
                 turn += 1
                 messages = [{"role": "user", "content": f"client {number} turn {turn}"}]
-                body = {"model": "sim-model", "messages": messages, "max_tokens": 16}
+                body = {"model": self.model, "messages": messages, "max_tokens": 16}
                 try:
                     reply = http.post("/v1/chat/completions", body)
                     problem = "" if reply.status == 200 else f"{reply.status} {reply.text}"
@@ -90,7 +92,7 @@ class Load:
 
     def _stream(self, number: int) -> None:
         url = self.cluster.url(self.nodes[number % len(self.nodes)], "/v1/completions")
-        body = {"model": "sim-model", "max_tokens": self.STREAM, "stream": True, "ignore_eos": True}
+        body = {"model": self.model, "max_tokens": self.STREAM, "stream": True, "ignore_eos": True}
         body["stream_options"] = {"include_usage": True}
         usage = f'"completion_tokens":{self.STREAM}'
         with httpx.Client(timeout=30, trust_env=False) as http:
