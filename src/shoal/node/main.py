@@ -29,6 +29,7 @@ from shoal.gateway.messages import EngineFault, KeyUsage, WorkerSettings
 from shoal.node import ports, queues, tables
 from shoal.node.addresses import is_any
 from shoal.node.agreed_store import AgreedStore, begin_with, with_joined
+from shoal.node.allocator import return_memory
 from shoal.node.batches import NodeBatches
 from shoal.node.certificates import Certificates
 from shoal.node.console import Around, Console
@@ -85,6 +86,7 @@ def run(config: Config, node: Node, reread: Callable[[], Config]) -> int:
     Raises:
         StartError: the node cannot start.
     """
+    return_memory()
     with (
         sole_owner(config.state_dir_of(node.name), node.name),
         control_socket(config.state_dir_of(node.name)) as socket,
