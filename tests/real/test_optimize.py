@@ -69,14 +69,13 @@ def test_it_is_smaller_and_about_as_good(model_path: Path, quantised: Path):
 def test_a_quantised_model_is_rolled_out_while_clients_ask(
     tmp_path: Path, quantised: Path, real_model: dict[str, Any]
 ):
-    cluster = Cluster(tmp_path, nodes=2, model=real_model)
+    cluster = Cluster(tmp_path, nodes=2, model=real_model | {"name": "chat"})
     try:
         for index in (0, 1):
             cluster.start_node(index)
         cluster.wait_ready(deadline=400)
         before = [p.pid for index in (0, 1) for p in cluster.engine_processes(index)]
-        name = real_model["name"]
-        with Load(cluster, [0, 1], clients=2, streams=1, limit=600, pause=0.2, model=name) as load:
+        with Load(cluster, [0, 1], clients=2, streams=1, limit=600, pause=0.2, model="chat") as load:
             told = shoal(
                 "rollout", quantised, "-c", cluster.path, "--prompts", 16, "--watch", 15, "--max-slower", 5
             )
