@@ -24,6 +24,7 @@ from support.wait import wait_until
 MODEL = "tiny"
 READY = 400.0  # seconds: two processes load vLLM at the same time on two cores
 DETECTED, LATE = 3.0, 2.0  # what is promised, and what a busy machine may add to it
+HEALTHY = 2.0  # seconds after which a failure that follows is a first one
 TRIALS = int(os.environ.get("SHOAL_TEST_TRIALS", "1"))  # of each fault
 ARGS = {"max_model_len": 512, "dtype": "float32", "enforce_eager": True, "max_num_seqs": 4}
 PROMPTS = ("Why do fish swim?", "1 2 3 4", "once upon a time there was")
@@ -47,7 +48,7 @@ def group(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clus
     """Return two nodes that serve the model as one engine, shared by the tests below."""
     across = model(tiny, type="xlarge", tensor_parallel=2)
     # Failures are soon forgotten: each one here is to be the first, without the longer pauses of those that follow.
-    recovery = {"restart_delay": 0.2, "drain_timeout": 5, "healthy_after": 2}
+    recovery = {"restart_delay": 0.2, "drain_timeout": 5, "healthy_after": HEALTHY}
     nodes = Cluster(tmp_path_factory.mktemp("group"), nodes=2, model=across, recovery=recovery)
     try:
         for index in (0, 1):
@@ -118,6 +119,7 @@ def loses(cluster: Cluster, lose: Callable[[], None]) -> dict[str, float]:
     cluster.wait_ready(1, deadline=READY)
     whole = time.monotonic() - begun
     assert texts(cluster, 0)
+    time.sleep(HEALTHY + 1)
     return {"detected": detected, "gone": gone, "whole": whole}
 
 
