@@ -41,7 +41,7 @@ from lib.progress import Steps
 ROOT = Path(__file__).resolve().parent.parent
 CONSTRAINTS = ROOT / "scripts" / "constraints.txt"
 ENGINES = ("cpu", "vllm")  # two builds of one package: an environment holds one of them
-EXTRAS = (*ENGINES, "demo", "dev", "ray")
+EXTRAS = (*ENGINES, "demo", "dev", "docs", "kafka", "rabbitmq", "ray")
 
 # vLLM's CPU build names a local version of torch and three libraries for pictures and sound whose packages are
 # builds for CUDA, which break its import. It runs without them, and on any build of the same torch.

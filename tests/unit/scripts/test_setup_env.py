@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -107,3 +108,11 @@ def test_it_runs_in_an_interpreter_without_any_package() -> None:
         [sys.executable, "-I", "-S", "-c", program], capture_output=True, text=True, check=True
     )
     assert "--extras" in done.stdout
+
+
+def test_the_makefile_asks_for_extras_that_there_are():
+    makefile = (setup_env.ROOT / "Makefile").read_text().replace("$(ENGINE)", "cpu")
+    asked = re.findall(r"^\t@\$\(SETUP\) (\S+)", makefile, re.MULTILINE)
+    assert len(asked) > 10
+    for extras in asked:
+        parse_extras(extras.strip("'"))
