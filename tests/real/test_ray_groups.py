@@ -6,7 +6,7 @@ What nodes do that a controller has told, without Ray, is in `tests/scenarios/te
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import psutil
@@ -44,33 +44,37 @@ def members(cluster: OnRay) -> list[str]:
     return []
 
 
+def everywhere(cluster: OnRay, nodes: Iterable[int]) -> None:
+    """Wait until each of these nodes answers, by the one engine."""
+    for index in nodes:
+        wait_until(lambda i=index: cluster.chat(i).status_code == 200, UP, f"node {index} answers", every=0.2)
+        assert [cluster.chat(index).headers["x-shoal-engine"]] == cluster.ready()
+
+
 def parts(cluster: OnRay, index: int) -> list[psutil.Process]:
     return [p for p in cluster.ray.processes(index) if runs(p) and "shoal.sim" in p.cmdline()]
 
 
 @pytest.mark.rare
-def test_an_engine_across_nodes_of_ray_loses_one_and_is_whole_again_on_another(cluster: OnRay):
+@pytest.mark.parametrize("rank", [1, 0], ids=["the follower", "the leader"])
+def test_an_engine_across_nodes_of_ray_loses_one_and_is_whole_again_on_another(cluster: OnRay, rank: int):
     cluster.up()
-    leads, follows = (cluster.names.index(name) for name in members(cluster))
-    assert 0 not in (leads, follows)
-    engine = f"{cluster.names[leads]}/{MODEL}-0"
-    assert cluster.ready() == [engine]
-    for index in range(4):
-        wait_until(lambda i=index: cluster.chat(i).status_code == 200, UP, f"node {index} answers", every=0.2)
-        assert cluster.chat(index).headers["x-shoal-engine"] == engine
-    (spare,) = {1, 2, 3} - {leads, follows}
-    old = parts(cluster, leads)
-    assert "--headless" in parts(cluster, follows)[0].cmdline()
+    pair = [cluster.names.index(name) for name in members(cluster)]
+    assert 0 not in pair
+    assert cluster.ready() == [f"{cluster.names[pair[0]]}/{MODEL}-0"]
+    everywhere(cluster, range(4))
+    (spare,) = {1, 2, 3} - {*pair}
+    lost, kept = pair[rank], pair[1 - rank]
+    old = parts(cluster, kept)
+    assert "--headless" in parts(cluster, pair[1])[0].cmdline()
 
-    cluster.ray.power_off(follows)
-    wait_until(lambda: not any(map(runs, old)), DETECTED + LATE, "the leader's part is ended")
-    wait_until(
-        lambda: members(cluster) == [cluster.names[leads], cluster.names[spare]], UP, "another has its place"
-    )
-    wait_until(lambda: cluster.ready() == [engine], UP, "the engine is ready", every=0.2)
-    for index in (0, leads, spare):
-        wait_until(lambda i=index: cluster.chat(i).status_code == 200, UP, f"node {index} answers", every=0.2)
+    cluster.ray.power_off(lost)
+    wait_until(lambda: not any(map(runs, old)), DETECTED + LATE, "the other part is ended")
+    both = {cluster.names[kept], cluster.names[spare]}
+    wait_until(lambda: set(members(cluster)) == both, UP, "another has its place")
+    wait_until(lambda: cluster.ready() == [f"{members(cluster)[0]}/{MODEL}-0"], UP, "it is ready", every=0.2)
+    everywhere(cluster, (0, kept, spare))
     told = [e["text"] for s in cluster.statuses() for e in s["events"]]
-    assert f"node {cluster.names[follows]} is forgotten: Ray has lost its node" in told
+    assert f"node {cluster.names[lost]} is forgotten: Ray has lost its node" in told
     cluster.down()
     assert cluster.left() == []
