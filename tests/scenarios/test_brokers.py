@@ -218,12 +218,17 @@ def test_a_request_that_kills_nodes_ends_among_the_dead_letters(make: Make, prot
     run(test())
 
 
-def test_the_broker_may_be_killed_and_started_under_load(make: Make, broker: RabbitMQ | Kafka) -> None:
+def test_the_broker_may_be_killed_and_started_under_load(
+    make: Make, broker: RabbitMQ | Kafka, protocol: str
+) -> None:
     async def test() -> None:
         async with make() as nodes:
             asking = await nodes.asking()
             engines = [await nodes.serving(f"node{n}:1") for n in range(2)]
-            # Those of RabbitMQ's queues that are less than two seconds old now may come back stuck, and are made anew.
+            # RabbitMQ's queues that are less than two seconds old when it dies may come back stuck, and are made anew.
+            # Tansu loses all it has; what a client does that has hardly met it then is its own affair.
+            if protocol == "kafka":
+                await asyncio.sleep(5)
             answered: list[str] = []
 
             async def batch(name: str) -> None:
