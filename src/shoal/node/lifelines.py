@@ -12,6 +12,8 @@ from shoal.node.addresses import reachable
 
 # A machine that lost its power does not answer at all: together with the detector's time this stays under 3 s.
 _TIMEOUT = 0.4
+_LATE = 0.1
+"""A time-out noticed so much later, in seconds, was this process's own: it did not run, and knows nothing."""
 _INTERVAL = 0.5
 # A machine that is lost later breaks the open connection after about so many seconds (tcp(7)).
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 1), (socket.TCP_KEEPINTVL, 1), (socket.TCP_KEEPCNT, 2))
@@ -51,7 +53,9 @@ class Lifelines:
         self._tasks.clear()
 
     async def _watch(self, name: str, host: str, port: int) -> None:
+        now = asyncio.get_running_loop().time
         while True:
+            begun = now()
             with contextlib.suppress(OSError, TimeoutError):
                 async with asyncio.timeout(_TIMEOUT if port else 0):
                     reader, writer = await asyncio.open_connection(reachable(host), port)
@@ -61,6 +65,8 @@ class Lifelines:
                     await reader.read(1)  # nothing ever comes but the end
                 finally:
                     writer.close()
+            if name not in self.answers and port and now() - begun > _TIMEOUT + _LATE:
+                continue
             self._note(name, False)
             await asyncio.sleep(_INTERVAL)
 

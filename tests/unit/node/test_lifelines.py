@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 from shoal.cluster.view import Member, MemberState, NodeReport, SeatReport, SeatState, View
 from shoal.node.lifelines import Lifelines
@@ -51,5 +52,23 @@ def test_a_part_that_has_no_process_yet_does_not_answer():
         lifelines.update(view(MemberState.DEAD, 0, SeatState.JOINED))
         await until(lifelines, False)
         lifelines.stop()
+
+    asyncio.run(main())
+
+
+def test_a_node_that_did_not_run_for_a_moment_takes_nobody_for_dead():
+    async def main() -> None:
+        (port,) = free_ports(1)
+        changes = []
+        lifelines = Lifelines(lambda: changes.append(dict(lifelines.answers)))
+        server = await asyncio.start_server(lambda *_: None, "127.0.0.1", port)
+        lifelines.update(view(MemberState.DEAD, port))
+        for _ in range(3):  # it is about to connect
+            await asyncio.sleep(0)
+        time.sleep(0.8)  # noqa: ASYNC251 - the machine is busy with others
+        await until(lifelines, True)
+        assert changes == [{NAME: True}]
+        lifelines.stop()
+        server.close()
 
     asyncio.run(main())
