@@ -218,6 +218,9 @@ def test_a_request_that_kills_nodes_ends_among_the_dead_letters(make: Make, prot
     run(test())
 
 
+# noida-db keeps the members of groups over its own death, too, and these have new names then. Tansu has lost everything
+# then, and what was waited for has been seen to wait for minutes: a known fault, see docs/communication-brokers.md.
+@pytest.mark.parametrize("broker", ["rabbitmq", pytest.param("tansu", marks=pytest.mark.rare)], indirect=True)
 def test_the_broker_may_be_killed_and_started_under_load(
     make: Make, broker: RabbitMQ | Kafka, protocol: str
 ) -> None:

@@ -329,6 +329,9 @@ class Engines:
             spec = msgspec.structs.replace(spec, port=reservation.port)
             if spec.part is not None:
                 lifeline = self._lifeline(e, spec)
+                # At once: a node that is told that the part runs, and not of its lifeline, would take it for dead as
+                # soon as this node process is.
+                e.host, e.lifeline = spec.host, lifeline.getsockname()[1]
             process = await EngineProcess.start(
                 spec, self._state_dir, reservation=reservation, machine=self._machine, lifeline=lifeline
             )
