@@ -332,6 +332,7 @@ class Engines:
                 # At once: a node that is told that the part runs, and not of its lifeline, would take it for dead as
                 # soon as this node process is.
                 e.host, e.lifeline = spec.host, lifeline.getsockname()[1]
+                self._on_change()
             process = await EngineProcess.start(
                 spec, self._state_dir, reservation=reservation, machine=self._machine, lifeline=lifeline
             )

@@ -131,6 +131,7 @@ class _Node:
         self._parts = Parts(part_settings(config, node, self._listen, self._advertised), self._events.add)
         self._parts.want(self._duty.parts)
         self._lifelines = Lifelines(self._wake.set)
+        self._reached: dict[str, int] = {}  # ports of this node's own parts' lifelines that others were told
         self._externals = Externals(config, self._slots, self._events, self._wake.set)
         self._workers = Workers(
             self._worker_settings(),
@@ -492,7 +493,10 @@ class _Node:
             view, engines, self._lifelines.answers, time.monotonic(), leaving=self._leaving
         )
         self._want()
-        if news:
+        # Their lifelines are news, too: who knows that a part runs, and not how to reach it, takes it for dead with us.
+        reached = {engine: lifeline for engine, (_, lifeline) in self._engines.parts().items()}
+        if news or reached != self._reached:
+            self._reached = reached
             self._announce()
 
     def _decide(self) -> None:
