@@ -69,7 +69,8 @@ async def test_a_file_larger_than_any_body_goes_through_without_being_held(stage
     assert psutil.Process().memory_info().rss - before < SIZE // 2
 
 
-async def test_a_control_app_that_does_not_read_makes_the_client_wait(stage):
+async def waits_for_one_that_does_not_read(stage) -> None:
+    """See that a client cannot send on while the control app does not read, and is answered when it does."""
     gate = asyncio.Event()
     sink = Sink(gate=gate)
     await sink.start(stage.control)
@@ -88,6 +89,10 @@ async def test_a_control_app_that_does_not_read_makes_the_client_wait(stage):
     gate.set()
     await sending
     assert (await client.reply()).status == 200
+
+
+async def test_a_control_app_that_does_not_read_makes_the_client_wait(stage):
+    await waits_for_one_that_does_not_read(stage)
 
 
 async def test_what_came_before_the_control_app_was_connected_makes_the_client_wait_too(stage, monkeypatch):
@@ -100,24 +105,7 @@ async def test_what_came_before_the_control_app_was_connected_makes_the_client_w
         await connect_for(pool, exchange)
 
     monkeypatch.setattr(Pool, "_connect_for", late)
-    gate = asyncio.Event()
-    sink = Sink(gate=gate)
-    await sink.start(stage.control)
-    await stage.open()
-    client = await stage.client()
-    await client.send(head(SIZE))
-
-    async def send() -> None:
-        for _ in range(SIZE // len(PIECE)):
-            await client.send(PIECE)
-
-    sending = asyncio.create_task(send())
-    await stage.until(lambda: sink.heads)
-    await stage.until_still(client.writer.transport.get_write_buffer_size)
-    assert not sending.done()
-    gate.set()
-    await sending
-    assert (await client.reply()).status == 200
+    await waits_for_one_that_does_not_read(stage)
 
 
 async def test_a_file_above_the_limit_is_refused_before_it_comes(stage):
