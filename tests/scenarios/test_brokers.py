@@ -218,20 +218,15 @@ def test_a_request_that_kills_nodes_ends_among_the_dead_letters(make: Make, prot
     run(test())
 
 
-# noida-db keeps the members of groups over its own death, too, and these have new names then. Tansu has lost everything
-# then, and what was waited for has been seen to wait for minutes: a known fault, see docs/communication-brokers.md.
-@pytest.mark.parametrize("broker", ["rabbitmq", pytest.param("tansu", marks=pytest.mark.rare)], indirect=True)
-def test_the_broker_may_be_killed_and_started_under_load(
-    make: Make, broker: RabbitMQ | Kafka, protocol: str
-) -> None:
+# noida-db keeps the members of groups over its own death, too, and these have new names then.
+@notices_the_dead
+def test_the_broker_may_be_killed_and_started_under_load(make: Make, broker: RabbitMQ | Kafka) -> None:
     async def test() -> None:
         async with make() as nodes:
             asking = await nodes.asking()
             engines = [await nodes.serving(f"node{n}:1") for n in range(2)]
             # RabbitMQ's queues that are less than two seconds old when it dies may come back stuck, and are made anew.
-            # Tansu loses all it has; what a client does that has hardly met it then is its own affair.
-            if protocol == "kafka":
-                await asyncio.sleep(5)
+            # Tansu loses all it has.
             answered: list[str] = []
 
             async def batch(name: str) -> None:
@@ -257,6 +252,50 @@ def test_the_broker_may_be_killed_and_started_under_load(
             # Some were begun again; but none of them after its answer.
             assert sum(len(engine.ended) for engine in engines) < 2 * len(names)
             assert await body(await asking.call(call("again"))) == expected("again", 1)
+
+    run(test())
+
+
+@pytest.mark.parametrize("broker", ["tansu"], indirect=True)
+def test_a_broker_that_comes_back_empty_before_anyone_has_noticed_is_noticed_all_the_same(
+    make: Make, broker: Kafka
+) -> None:
+    """The first answer that is sent makes topics anew, and clients go on as if they were those before."""
+
+    async def test() -> None:
+        async with make() as nodes:
+            asking = await nodes.asking()
+            for n in range(2):
+                await nodes.serving(f"node{n}:1")
+            answered: list[str] = []
+
+            async def batch(name: str) -> None:
+                assert await body(await asking.call(call(name, 0, first=0.1))) == expected(name, 1)
+                answered.append(name)
+
+            tasks = [asyncio.create_task(batch(f"b{n}")) for n in range(80)]
+            await until(lambda: len(answered) > 10, what="some are answered")
+            await asyncio.to_thread(lambda: (broker.kill(), broker.start()))
+            await asyncio.gather(*tasks)
+
+    run(test())
+
+
+@pytest.mark.parametrize("broker", ["tansu", "noida"], indirect=True)
+def test_a_busy_node_goes_on_when_another_one_joins(make: Make) -> None:
+    """All its partitions are paused when the group is divided anew."""
+
+    async def test() -> None:
+        async with make() as nodes:
+            asking, busy = await nodes.asking(), await nodes.serving("busy:1", slots=1)
+            held = asyncio.create_task(asking.call(call("held", first=8)))
+            await until(lambda: "held" in busy.executed, what="the only slot is taken")
+            waiting = [asyncio.create_task(asking.call(call(f"w{n}"))) for n in range(24)]
+            other = await nodes.serving("other:1", slots=1)
+            for answer in [held, *waiting]:
+                await body(await answer)
+            assert len(other.executed) > 1
+            assert len(busy.executed) > 1
 
     run(test())
 

@@ -8,10 +8,11 @@ from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._topic import TopicDescription
 from confluent_kafka.aio import AIOConsumer, AIOProducer
-from confluent_kafka.cimpl import NewTopic
+from confluent_kafka.cimpl import NewPartitions, NewTopic
 
 from shoal.transport.contract import CarrierError
 from shoal.transport.kafka_pull import Pull
@@ -51,6 +52,7 @@ class KafkaLink:
         self._serving = serving
         self._ear = ear
         self._partitions: dict[str, int] = {}
+        self._ids: dict[str, str] = {}  # of topics; one that is made anew has another one
         self._threads = ThreadPoolExecutor(8, thread_name_prefix="kafka")
         self._producer: AIOProducer | None = None
         self._reader: AIOConsumer | None = None
@@ -63,8 +65,7 @@ class KafkaLink:
     async def open(self, models: Collection[str]) -> None:
         """Connect, make topics and begin to read."""
         self._admin = AdminClient(self._client())
-        await self._present()
-        await self.declare(models)
+        await self._declare(models)
         confirmed = {
             "acks": "all",
             "linger.ms": 0,
@@ -140,34 +141,20 @@ class KafkaLink:
 
     async def declare(self, models: Collection[str]) -> None:
         """Make the topics of these models, and those that all need."""
-        served = max(_FEWEST_PARTITIONS, 2 * self._settings.nodes)
-        wanted = {self._inbox: (1, _INBOX_AGE), self._names.cancel: (1, _INBOX_AGE)}
-        wanted[self._names.dead] = (1, _DEAD_AGE)
-        for model in models:
-            for level in CLASSES:
-                wanted[self._names.requests(model, level)] = (served, _REQUEST_AGE)
-        known = await self._present()
-        replicas = min(_REPLICAS, max(1, len(known.brokers)))
-        topics = [
-            NewTopic(name, count, replicas, config={"retention.ms": str(age * 1000)})
-            for name, (count, age) in wanted.items()
-            if name not in known.topics
-        ]
-        if topics:
-            await self._make(topics)
-        known = await self._present()
-        for name, (count, _) in wanted.items():
-            found = known.topics.get(name)
-            self._partitions[name] = len(found.partitions) or count if found is not None else count
+        await self._declare(models)
+        self.adjust()
 
     def adjust(self) -> None:
         """Read the requests of models that this node serves, and no others."""
         for model in self._serving.models():
-            if self._serving.slots(model) and model not in self._pulls and not self.ended.done():
-                topics = {self._names.requests(model, level): level for level in CLASSES}
+            topics = {self._names.requests(model, level): level for level in CLASSES}
+            known = self._ids.keys() >= topics.keys()
+            if known and self._serving.slots(model) and model not in self._pulls and not self.ended.done():
                 self._pulls[model] = Pull(
                     self._client(),
-                    self._names.group(model),
+                    # Topics that are made anew are read by a new group. The old one is not only wrong about offsets:
+                    # with Tansu, a member that joins and leaves at once stays its leader for ever.
+                    self._names.group(model, self._ids[min(topics)]),
                     model,
                     topics,
                     serving=self._serving,
@@ -206,22 +193,77 @@ class KafkaLink:
             found["ssl.ca.location"] = settings.ca
         return found
 
-    async def _present(self) -> Any:
-        """Return what topics there are; raises where there is no broker."""
-        assert self._admin is not None
-        return await asyncio.get_running_loop().run_in_executor(
-            self._threads, lambda admin: admin.list_topics(timeout=_PATIENCE / 2), self._admin
-        )
+    async def _declare(self, models: Collection[str]) -> None:
+        served = max(_FEWEST_PARTITIONS, 2 * self._settings.nodes)
+        wanted = {self._inbox: (1, _INBOX_AGE), self._names.cancel: (1, _INBOX_AGE)}
+        wanted[self._names.dead] = (1, _DEAD_AGE)
+        for model in models:
+            for level in CLASSES:
+                wanted[self._names.requests(model, level)] = (served, _REQUEST_AGE)
+        brokers = await self._brokers()
+        replicas = min(_REPLICAS, max(1, brokers))
+        found = await self._described(wanted)
+        made = [
+            NewTopic(name, count, replicas, config={"retention.ms": str(age * 1000)})
+            for name, (count, age) in wanted.items()
+            if name not in found
+        ]
+        # Brokers that make topics by themselves do so for whoever sends first, with as many partitions as they like.
+        grown = [
+            NewPartitions(name, count)
+            for name, (count, _) in wanted.items()
+            if name in found and len(found[name].partitions) < count
+        ]
+        if made or grown:
+            await self._make(made, grown)
+            found = await self._all_described(wanted)
+        for name, topic in found.items():
+            self._partitions[name] = len(topic.partitions)
+            self._ids.setdefault(name, str(topic.topic_id))
 
-    async def _make(self, topics: list[NewTopic]) -> None:
+    async def _brokers(self) -> int:
+        """Return how many brokers there are; raises where there is none."""
         assert self._admin is not None
-        made = self._admin.create_topics(topics, operation_timeout=_PATIENCE, request_timeout=_PATIENCE)
+        nodes = self._admin.describe_cluster(request_timeout=_PATIENCE / 2)
+        return len((await asyncio.wrap_future(nodes)).nodes)
+
+    async def _described(self, topics: Collection[str]) -> dict[str, TopicDescription]:
+        """Return those of these topics that there are; raises where there is no broker. Makes none, as clients may."""
+        assert self._admin is not None
+        asked = self._admin.describe_topics(TopicCollection(list(topics)), request_timeout=_PATIENCE / 2)
+        found = {}
+        for name, future in asked.items():
+            try:
+                found[name] = await asyncio.wrap_future(future)
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                    raise
+        return found
+
+    async def _all_described(self, topics: Collection[str]) -> dict[str, TopicDescription]:
+        """Return all of these topics, which have been made; brokers learn of them one after the other."""
+        end = asyncio.get_running_loop().time() + _PATIENCE
+        while len(found := await self._described(topics)) < len(topics):
+            if asyncio.get_running_loop().time() > end:
+                missing = ", ".join(sorted(set(topics) - found.keys()))
+                raise CarrierError(f"topics were made and are not there: {missing}")
+            await asyncio.sleep(0.1)
+        return found
+
+    async def _make(self, topics: list[NewTopic], partitions: list[NewPartitions]) -> None:
+        assert self._admin is not None
+        times = {"operation_timeout": _PATIENCE, "request_timeout": _PATIENCE}
+        made = self._admin.create_topics(topics, **times) if topics else {}
         for name, future in made.items():
             try:
                 await asyncio.wrap_future(future)
             except KafkaException as error:
                 if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                     raise CarrierError(f"topic {name} cannot be made: {reason(error)}") from error
+        grown = self._admin.create_partitions(partitions, **times) if partitions else {}
+        for future in grown.values():
+            with contextlib.suppress(KafkaException):  # fewer will do: fewer nodes can have work at a time
+                await asyncio.wrap_future(future)
 
     async def _end_producer(self, producer: AIOProducer) -> None:
         await producer.purge()
@@ -256,12 +298,16 @@ class KafkaLink:
                     await self._doubt.wait()
             self._doubt.clear()
             try:
-                known = await self._present()
+                found = await self._described(self._ids)
             except FAILURES as error:
                 self.end(reason(error))
                 return
-            if self._inbox not in known.topics:
-                self.end("its topics are gone")
+            # A broker that has lost its data may be back before anybody has noticed, its topics made anew by the first
+            # who sent to them. All that clients know of these is wrong then, and they go on as if nothing were.
+            if any(name not in found or str(found[name].topic_id) != id_ for name, id_ in self._ids.items()):
+                self.end(
+                    "its topics are gone" if len(found) < len(self._ids) else "its topics were made anew"
+                )
                 return
 
     async def _troubled(self, error: KafkaError) -> None:

@@ -57,7 +57,7 @@ class Pull:
         self._consumer = AIOConsumer(client | _GROUP | {"group.id": group}, max_workers=3)
         self._offsets: dict[Place, Offsets] = {}
         self._commits: dict[Place, int] = {}
-        self._paused: set[Place] = set()
+        self._paused: set[Place] | None = None
         self._closing = False
         self._task = asyncio.create_task(self._run())
 
@@ -123,11 +123,12 @@ class Pull:
         full = {
             place for place in self._offsets if not self._serving.room(self._model, self._topics[place[0]])
         }
-        if new := full - self._paused:
+        before, self._paused = self._paused, full
+        free = self._offsets.keys() - full
+        if new := full if before is None else full - before:
             await self._consumer.pause(_partitions(new))
-        if over := (self._paused & self._offsets.keys()) - full:
+        if over := free if before is None else free & before:
             await self._consumer.resume(_partitions(over))
-        self._paused = full
 
     async def _commit(self, *, wait: bool) -> None:
         if not self._commits:
@@ -141,7 +142,7 @@ class Pull:
     async def _assigned(self, _: AIOConsumer, partitions: list[TopicPartition]) -> None:
         for each in partitions:
             self._offsets[each.topic, each.partition] = Offsets()
-        self._paused = set()
+        self._paused = None  # a partition that was paused and comes here again still is
 
     async def _revoked(self, _: AIOConsumer, partitions: list[TopicPartition]) -> None:
         for each in partitions:

@@ -33,9 +33,9 @@ class Names:
         """Return the queue of a model's requests of a class."""
         return f"{self.prefix}.requests.{part(model)}.{_WORDS[level]}"
 
-    def group(self, model: str) -> str:
-        """Return the group of the nodes that serve a model."""
-        return f"{self.prefix}.servers.{part(model)}"
+    def group(self, model: str, id: str) -> str:  # noqa: A002
+        """Return the group of the nodes that serve a model; `id` tells its topics from earlier ones of that name."""
+        return f"{self.prefix}.servers.{part(model)}.{part(id)}"
 
     def inbox(self, node: str, incarnation: str) -> str:
         """Return the inbox of a node; `incarnation` tells it from those that it had before."""
