@@ -4,8 +4,6 @@ import json
 import stat
 import sys
 import sysconfig
-import threading
-import time
 from collections.abc import Iterator
 from http.client import HTTPException
 from pathlib import Path
@@ -19,6 +17,7 @@ from typer.testing import CliRunner
 from shoal.cli.main import app
 from support.cluster import Cluster
 from support.lean import LeanClient
+from support.load import Clients
 from support.processes import runs
 from support.sshd import ssh_hosts
 from support.wheels import as_version, build_wheel
@@ -90,34 +89,22 @@ def machines(tmp_path: Path) -> Iterator[Machines]:
         found.cluster.close()
 
 
-class Clients:
-    """Bounded load of clients that ask another node when one takes no connection, as load balancers do."""
+class Users(Clients):
+    """Ask another node when one takes no connection, as load balancers do."""
 
-    def __init__(self, cluster: Cluster, count: int = 4, limit: float = 600) -> None:
+    def __init__(self, cluster: Cluster) -> None:
+        super().__init__(4, 600, 0.05)
         self.answered, self.failures = 0, list[str]()
-        self._cluster, self._end = cluster, time.monotonic() + limit
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._client, args=(n,)) for n in range(count)]
-
-    def __enter__(self) -> "Clients":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
+        self._cluster = cluster
 
     def _client(self, number: int) -> None:
-        turn = number
-        while not self._stop.wait(0.05) and time.monotonic() < self._end:
-            turn += 1
-            problem = self._ask(turn)
-            if problem:
-                self.failures.append(problem)
-            else:
-                self.answered += 1
+        for turn in self._turns():
+            problem = self._ask(number + turn)
+            with self._lock:
+                if problem:
+                    self.failures.append(problem)
+                else:
+                    self.answered += 1
 
     def _ask(self, turn: int) -> str:
         body = {"model": "sim-model", "prompt": f"turn {turn}", "max_tokens": 16}
@@ -161,7 +148,7 @@ def test_a_cluster_is_deployed_updated_under_load_and_rolled_back(
     assert (again.exit_code, again.output.count("nothing to do: 3 nodes run 0.9.1-")) == (0, 1), again.output
     assert [machines.pid(i) for i in range(3)] == before
 
-    with Clients(cluster) as clients:
+    with Users(cluster) as clients:
         updated = machines.deploy("--wheels", str(second))
         assert updated.exit_code == 0, updated.output
         assert machines.versions() == ["0.9.2"] * 3

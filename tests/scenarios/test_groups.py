@@ -1,14 +1,10 @@
 """Engines that span nodes: real nodes, a simulated engine in two parts, and what becomes of it when one is lost."""
 
-import json
 import signal
-import threading
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
-import httpx
 import psutil
 import pytest
 
@@ -154,46 +150,6 @@ def test_a_member_that_is_stopped_in_good_order_lets_the_engine_finish(make_clus
     wait_until(lambda: cluster.engine_processes(0) == [], 5, "the leader's part is gone as well")
 
 
-class Streams:
-    """Asks a node for streams, some at a time, while the `with` block runs; each must be whole."""
-
-    TOKENS = 60
-
-    def __init__(self, cluster: Cluster, node: int, clients: int = 4) -> None:
-        self.broken: list[str] = []
-        self.whole = 0
-        self._stop = threading.Event()
-        ask = partial(self._ask, cluster.url(node, "/v1/completions"))
-        self._threads = [threading.Thread(target=ask) for _ in range(clients)]
-
-    def __enter__(self) -> "Streams":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _ask(self, url: str) -> None:
-        usage = {"include_usage": True}
-        body = {"model": "sim-model", "prompt": "count", "max_tokens": self.TOKENS, "ignore_eos": True}
-        with httpx.Client(timeout=30, trust_env=False) as http:
-            while not self._stop.is_set():
-                try:
-                    with http.stream(
-                        "POST", url, json=body | {"stream": True, "stream_options": usage}
-                    ) as reply:
-                        lines = [line.removeprefix("data: ") for line in reply.iter_lines() if line]
-                    assert lines[-1] == "[DONE]", lines[-1]
-                    assert json.loads(lines[-2])["usage"]["completion_tokens"] == self.TOKENS
-                except (httpx.HTTPError, AssertionError, ValueError, KeyError, IndexError) as error:
-                    self.broken.append(repr(error))
-                else:
-                    self.whole += 1
-
-
 def test_a_standby_takes_a_lost_members_place_while_the_other_replica_goes_on(make_cluster: Make):
     """Two engines over two nodes each, and a standby; a node of one is lost under load."""
     model = MODEL | {"nodes_per_engine": 2, "args": {"decode-ms": 5}}
@@ -204,17 +160,18 @@ def test_a_standby_takes_a_lost_members_place_while_the_other_replica_goes_on(ma
     formed(cluster, 2)
     old = [part(cluster, i) for i in (0, 1)]
     others = [part(cluster, i) for i in (2, 3)]
-    with Load(cluster, [2, 3], clients=2) as load, Streams(cluster, 2) as streams:
-        wait_until(lambda: load.count() >= 20 and streams.whole >= 8, 20, "answers come")
+    streams = Load(cluster, [2], clients=4, streams=4)
+    with Load(cluster, [2, 3], clients=2) as load, streams:
+        wait_until(lambda: load.count() >= 20 and streams.streamed >= 8, 20, "answers come")
         cluster.power_off(1)
         wait_until(lambda: generation(cluster, 4) == 2, 20, "the standby has the place")
         wait_until(lambda: len(cluster.ready_engines(2)) == 2, 20, "both serve")
-        before = load.count(), streams.whole
+        before = load.count(), streams.streamed
         wait_until(
-            lambda: load.count() >= before[0] + 20 and streams.whole >= before[1] + 8, 20, "they go on"
+            lambda: load.count() >= before[0] + 20 and streams.streamed >= before[1] + 8, 20, "they go on"
         )
     assert load.failures == []
-    assert streams.broken == []
+    assert streams.failures == []
     assert all(map(runs, others))
     assert not any(map(runs, old))
     assert seats(cluster, 0)["offer"]["members"] == [cluster.names[0], cluster.names[4]]

@@ -2,9 +2,11 @@
 
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
+from collections.abc import Iterator
 from http.client import HTTPException
-from types import TracebackType
+from typing import Self
 
 import httpx
 
@@ -12,8 +14,51 @@ from support.cluster import Cluster
 from support.lean import LeanClient
 
 
-class Load:
-    """Asks the given nodes from `clients` threads while the `with` block runs, for `limit` seconds at most.
+class Clients(ABC):
+    """Threads that ask while the `with` block runs, for `limit` seconds at most.
+
+    Args:
+        count: how many there are.
+        limit: seconds.
+        pause: seconds that each waits between two questions.
+    """
+
+    def __init__(self, count: int, limit: float, pause: float) -> None:
+        self.began = 0.0
+        self._limit, self._pause = limit, pause
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._threads = [threading.Thread(target=self._client, args=(i,)) for i in range(count)]
+
+    def __enter__(self) -> Self:
+        self.began = time.monotonic()
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def elapsed(self) -> float:
+        """Return seconds since the start."""
+        return time.monotonic() - self.began
+
+    @abstractmethod
+    def _client(self, number: int) -> None:
+        """Ask, turn after turn."""
+
+    def _turns(self) -> Iterator[int]:
+        """Yield 1, 2, ... as long as there is to be asked."""
+        turn = 0
+        while not self._stop.wait(self._pause) and self.elapsed() < self._limit:
+            turn += 1
+            yield turn
+
+
+class Load(Clients):
+    """Asks the given nodes from `clients` threads and keeps what went wrong.
 
     The last `streams` of the clients ask for streams, of `STREAM` tokens each. Each client waits `pause` seconds
     between two questions: load that lasts long need not be heavy.
@@ -37,31 +82,12 @@ class Load:
         pause: float = 0.0,
         model: str = "sim-model",
     ) -> None:
-        self.cluster, self.nodes, self.clients, self.limit = cluster, nodes, clients, limit
-        self.model = model
-        self.streams, self.pause = streams, pause
+        super().__init__(clients, limit, pause)
+        self.cluster, self.nodes, self.clients = cluster, nodes, clients
+        self.model, self.streams = model, streams
         self.streamed = 0
         self.answers: Counter[str] = Counter()
         self.failures: list[tuple[float, str]] = []
-        self.began = 0.0
-        self._stop = threading.Event()
-        self._lock = threading.Lock()
-        self._threads: list[threading.Thread] = []
-
-    def __enter__(self) -> "Load":
-        self.began = time.monotonic()
-        self._threads = [threading.Thread(target=self._client, args=(i,)) for i in range(self.clients)]
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-    def elapsed(self) -> float:
-        return time.monotonic() - self.began
 
     def count(self) -> int:
         return sum(self.answers.values())
@@ -72,9 +98,7 @@ class Load:
             return
         node = self.nodes[number % len(self.nodes)]
         with LeanClient(self.cluster.names[node]) as http:
-            turn = 0
-            while not self._stop.wait(self.pause) and self.elapsed() < self.limit:
-                turn += 1
+            for turn in self._turns():
                 messages = [{"role": "user", "content": f"client {number} turn {turn}"}]
                 body = {"model": self.model, "messages": messages, "max_tokens": 16}
                 try:
@@ -96,9 +120,7 @@ class Load:
         body["stream_options"] = {"include_usage": True}
         usage = f'"completion_tokens":{self.STREAM}'
         with httpx.Client(timeout=30, trust_env=False) as http:
-            turn = 0
-            while not self._stop.wait(self.pause) and self.elapsed() < self.limit:
-                turn += 1
+            for turn in self._turns():
                 events: list[str] = []
                 try:
                     with http.stream("POST", url, json=body | {"prompt": f"{number} {turn}"}) as reply:

@@ -17,7 +17,7 @@ from shoal.cluster.endpoint import BindError
 from shoal.cluster.identity import IdentityInUse
 from shoal.cluster.membership import Membership
 from shoal.cluster.pki import Authority
-from shoal.cluster.view import MemberState, NodeReport, View, Waiting, full_id, gateways_waiting
+from shoal.cluster.view import MemberState, NodeReport, SeatReport, View, Waiting, full_id, gateways_waiting
 from shoal.cluster.wire import Traffic
 from shoal.config import Config, ConfigError, Node
 from shoal.config.rules import beyond_loopback
@@ -131,7 +131,7 @@ class _Node:
         self._parts = Parts(part_settings(config, node, self._listen, self._advertised), self._events.add)
         self._parts.want(self._duty.parts)
         self._lifelines = Lifelines(self._wake.set)
-        self._reached: dict[str, int] = {}  # ports of this node's own parts' lifelines that others were told
+        self._seats: tuple[SeatReport, ...] = ()  # what others were told of this node's parts
         self._externals = Externals(config, self._slots, self._events, self._wake.set)
         self._workers = Workers(
             self._worker_settings(),
@@ -489,14 +489,12 @@ class _Node:
     def _take_parts(self) -> None:
         """Go on with engines that span nodes."""
         engines, view = self._engines.actual(), self._membership.view()
-        news = self._parts.step(
-            view, engines, self._lifelines.answers, time.monotonic(), leaving=self._leaving
-        )
+        self._parts.step(view, engines, self._lifelines.answers, time.monotonic(), leaving=self._leaving)
         self._want()
-        # Their lifelines are news, too: who knows that a part runs, and not how to reach it, takes it for dead with us.
-        reached = {engine: lifeline for engine, (_, lifeline) in self._engines.parts().items()}
-        if news or reached != self._reached:
-            self._reached = reached
+        # With lifelines: who knows that a part runs, and not how to reach it, takes it for dead together with us.
+        seats = self._parts.seats(self._engines.parts())
+        if seats != self._seats:
+            self._seats = seats
             self._announce()
 
     def _decide(self) -> None:

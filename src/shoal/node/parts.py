@@ -107,8 +107,8 @@ class Parts:
         now: float,
         *,
         leaving: bool,
-    ) -> bool:
-        """Look at the cluster and at this node's engines; return whether there is something new to tell the others.
+    ) -> None:
+        """Look at the cluster and at this node's engines, and go on with each part.
 
         Args:
             view: members and what they say.
@@ -117,7 +117,6 @@ class Parts:
             now: seconds on a steady clock.
             leaving: this node is about to stop.
         """
-        before = [seat.report() for seat in self._seats.values()]
         for engine in self._seats.keys() | self._planned.keys():
             seat = self._seat(engine, now)
             if seat is None:
@@ -130,7 +129,6 @@ class Parts:
                 self._say(sentence)
             if seat.generation != generation:
                 self._remember(engine, seat)
-        return before != [seat.report() for seat in self._seats.values()]
 
     def _seat(self, engine: str, now: float) -> Seat | None:
         """Return the part of that engine; another one only when the former is free."""

@@ -55,7 +55,7 @@ class Node:
         self.parts.want(planned((A, B).index(me), data=data))
         self.now = 0.0
 
-    def step(self, other: SeatReport | None = None, engine: Actual | None = None, **more: Any) -> bool:
+    def step(self, other: SeatReport | None = None, engine: Actual | None = None, **more: Any) -> None:
         self.now += 1
         name = B if self.me == A else A
         theirs = NodeReport(name=name, version="1", incarnation=8, seats=(other,) if other else ())
@@ -66,7 +66,7 @@ class Node:
         )
         view = View(me=self.me, members=tuple(sorted(members, key=lambda m: m.name)))
         engines = {"m-0": engine} if engine else {}
-        return self.parts.step(view, engines, {}, self.now, leaving=False, **more)
+        self.parts.step(view, engines, {}, self.now, leaving=False, **more)
 
     def form(self) -> EngineSpec:
         """As the leader: offer a generation, hear that the other one has joined, and return what to start."""
