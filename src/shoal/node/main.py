@@ -17,7 +17,7 @@ from shoal.cluster.endpoint import BindError
 from shoal.cluster.identity import IdentityInUse
 from shoal.cluster.membership import Membership
 from shoal.cluster.pki import Authority
-from shoal.cluster.view import MemberState, NodeReport, SeatReport, View, Waiting, full_id, gateways_waiting
+from shoal.cluster.view import MemberState, NodeReport, View, Waiting, full_id, gateways_waiting
 from shoal.cluster.wire import Traffic
 from shoal.config import Config, ConfigError, Node
 from shoal.config.rules import beyond_loopback
@@ -35,20 +35,19 @@ from shoal.node.certificates import Certificates
 from shoal.node.console import Around, Console
 from shoal.node.control import ControlServer
 from shoal.node.doctor import Doctor
-from shoal.node.duty import Duties, Duty
+from shoal.node.duty import Duty
 from shoal.node.engines import Engines
 from shoal.node.errors import StartError
 from shoal.node.events import Events
 from shoal.node.exposing import Exposing, RequestCounts, engines_said, ready_engines, scrape_digest, versions
 from shoal.node.fleet_parts import Beginning, FleetParts, Surrounding
-from shoal.node.held import startable
 from shoal.node.identity import advertised_address, listen_address, local_nodes
 from shoal.node.keys import NodeKeys
 from shoal.node.lifelines import Lifelines
 from shoal.node.lock import sole_owner
 from shoal.node.notify import Notify
 from shoal.node.parts import Parts
-from shoal.node.reconcile import Local, plan, replacing
+from shoal.node.reconciler import Reconciler
 from shoal.node.relays import NodeRelay
 from shoal.node.sampling import Sampler
 from shoal.node.settings import membership_settings, part_settings, rule_timers, worker_settings
@@ -69,8 +68,6 @@ _TICK = 1.0
 _FIRST_HEARTBEATS = 2
 # While this node leaves and an engine across nodes finishes what it runs.
 _RELEASED_INTERVAL = 0.1
-# More decisions than this in one go would be rules that contradict each other.
-_MAX_DECISIONS = 1000
 
 
 def run(config: Config, node: Node, reread: Callable[[], Config]) -> int:
@@ -110,7 +107,6 @@ class _Node:
         self._control_socket = control_socket
         self._events = Events()
         self._wake = asyncio.Event()
-        self._leaving = False
         self._keeps_engines = False
         self._notify = Notify(os.environ)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -125,13 +121,10 @@ class _Node:
         self._certificates = self._make_certificates()
         tls = self._certificates.engine if config.engines_speak_tls else None
         self._duty = Duty(config, node, gpus, self._listen, tls)
-        self._wanted, self._specs = self._duty.wanted, self._duty.specs
         self._engines = self._make_engines()
         self._orphans = Orphans(self._certificates, self._wake.set)
         self._parts = Parts(part_settings(config, node, self._listen, self._advertised), self._events.add)
-        self._parts.want(self._duty.parts)
         self._lifelines = Lifelines(self._wake.set)
-        self._seats: tuple[SeatReport, ...] = ()  # what others were told of this node's parts
         self._externals = Externals(config, self._slots, self._events, self._wake.set)
         self._workers = Workers(
             self._worker_settings(),
@@ -163,6 +156,17 @@ class _Node:
         self._told_to_leave = asyncio.Event()
         self._counts = RequestCounts(self._workers.metrics, self._slots, self._model_slots)
         self._fleet = self._make_fleet(begin, tls)
+        self._reconciler = Reconciler(
+            rule_timers(config),
+            self._duty,
+            self._parts,
+            self._engines,
+            self._fleet,
+            orphans=self._orphans,
+            lifelines=self._lifelines,
+            events=self._events,
+            announce=self._announce,
+        )
         self._versions = versions()
         self._shown = Shown(
             node=node.name,
@@ -218,7 +222,7 @@ class _Node:
             view=self._current_view,
             answers=lambda: self._orphans.answers,
             configure=self._configure,
-            renew=self._renew_duty,
+            renew=self._renew,
             moved=self._on_moved,
             announce=self._announce,
             leave=self._told_to_leave.set,
@@ -237,7 +241,6 @@ class _Node:
     def _make_engines(self) -> Engines:
         config, node = self._config, self._node
         recovery = config.recovery
-        self._timers = rule_timers(config)
         # Nodes of one machine share its cores and memory; the others run about as many engines as this one.
         sharing = self._duty.most_engines * max(1, len(local_nodes(config)))
         return Engines(
@@ -304,8 +307,7 @@ class _Node:
         # Before anybody is told that this node is back: what went on running must be known as ready.
         await self._engines.adopt()
         self._certificates.tidy({e.authority for e in self._engines.reports()})
-        self._obey(self._duty.resume(adopted=bool(self._engines.actual())))
-        self._parts.resume(self._engines.parts(), time.monotonic())
+        self._reconciler.resume()
         try:
             await self._membership.check_identity()
             await self._membership.start()
@@ -363,7 +365,7 @@ class _Node:
         timeout = self._config.recovery.drain_timeout
         self._events.add(f"node {self._node.name} is draining: running requests have {timeout:g} s to finish")
         self._notify.stopping("draining")
-        self._leaving = True
+        self._reconciler.leaving = True
         self._console.leave()
         self._membership.announce()
         self._wake.set()
@@ -417,13 +419,8 @@ class _Node:
     async def _reconcile(self) -> None:
         while True:
             self._wake.clear()
-            # A standby that is drained does not begin to stand in for anybody.
-            if not self._leaving and (self._duty.covers or not self._fleet.drained):
-                lost = (self._orphans.answers, time.monotonic(), self._lifelines.answers)
-                self._obey(self._duty.review(self._view, *lost))
-            self._fleet.rollout.look()
-            self._take_parts()
-            self._decide()
+            self._view = self._membership.view()
+            self._reconciler.look(self._view)
             self._view = self._membership.view()
             self._orphans.update(self._view)
             self._targets.update(self._view)
@@ -432,13 +429,6 @@ class _Node:
             self._notify.alive(self._view)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), _TICK)
-
-    def _obey(self, reason: str | None) -> None:
-        """Take over or give back, if there is a reason to."""
-        if reason is None:
-            return
-        self._events.add(reason, "warning" if self._duty.covers else "info")
-        self._renew_duty()
 
     def _configure(self, config: Config) -> None:
         """Go on with another configuration: nodes came or went, or one was applied."""
@@ -449,73 +439,24 @@ class _Node:
         for name in before.keys() - now.keys():
             self._membership.dismiss(name)
         if former.models != config.models or self._node.role == "standby":
-            self._prepare_anew(self._fleet.rollout.committed(config))
+            self._reconciler.prepare_anew(config, self._fleet.rollout.committed(config))
             self._fleet.files.want(config, self._node)
             self._externals.configure(config)
-        self._renew_duty()
+        self._reconciler.renew()
         if former.gateway != config.gateway or former.admission != config.admission:
             self._spawn(self._renew_workers())
 
     def _on_moved(self) -> None:
         if not self._fleet.rollout.under_way:
-            self._prepare_anew()
+            self._reconciler.prepare_anew(self._config)
 
-    def _prepare_anew(self, prepared: Duties | None = None) -> None:
-        """Work out again what this node is to run, unless that is `prepared` already."""
-        try:
-            self._duty.configure(self._config, prepared)
-        except StartError as error:
-            self._events.add(f"this node goes on with the engines it has: {error}", "error")
-        self._renew_duty()
-
-    def _renew_duty(self) -> None:
-        """Run what the node's duty is now."""
-        self._parts.want(self._duty.parts)
-        self._want()
-        self._fleet.replacing = replacing(self._wanted, self._engines.actual())
-        self._announce()
-
-    def _want(self) -> None:
-        """Note what should run here now, on this node alone or as a part of an engine across nodes."""
-        self._wanted = {**self._duty.wanted, **self._parts.wanted()}
-        self._specs = {**self._duty.specs, **self._parts.specs()}
-        self._engines.want(self._specs)
+    def _renew(self) -> None:
+        self._reconciler.renew()
 
     def _announce(self) -> None:
         """Let everybody know, the own gateway first, that this node's report has changed."""
         self._wake.set()
         self._membership.announce()
-
-    def _take_parts(self) -> None:
-        """Go on with engines that span nodes."""
-        engines, view = self._engines.actual(), self._membership.view()
-        self._parts.step(view, engines, self._lifelines.answers, time.monotonic(), leaving=self._leaving)
-        self._want()
-        # With lifelines: who knows that a part runs, and not how to reach it, takes it for dead together with us.
-        seats = self._parts.seats(self._engines.parts())
-        if seats != self._seats:
-            self._seats = seats
-            self._announce()
-
-    def _decide(self) -> None:
-        for _ in range(_MAX_DECISIONS):
-            engines = self._engines.actual()
-            running = {e.id for e in engines.values() if e.running}
-            wanted = startable(self._wanted, self._specs, self._fleet.files.held, running)
-            now = time.monotonic()
-            self._fleet.replacing = replacing(wanted, engines)
-            local = Local(
-                now=now,
-                engines=engines,
-                leaving=self._leaving,
-                waits=self._fleet.waits_to_replace(self._view, now),
-            )
-            action = plan(wanted, local, self._timers)
-            if action is None:
-                return
-            self._engines.apply(action)
-            self._membership.announce()
-        raise RuntimeError(f"more than {_MAX_DECISIONS} decisions in one go, the last: {action}")
 
     def _update_table(self) -> None:
         direct = tables.routing_table(
@@ -527,7 +468,7 @@ class _Node:
             externals=self._externals.known(),
             local_host=self._listen,
             model_slot=self._model_slots,
-            draining=self._leaving,
+            draining=self._reconciler.leaving,
         )
         table = self._relay.through(direct)
         if table != self._table:
@@ -568,7 +509,7 @@ class _Node:
             name=self._node.name,
             version=__version__,
             role=self._node.role,
-            draining=self._leaving,
+            draining=self._reconciler.leaving,
             covers=self._duty.covers,
             engines=self._duty.marked(self._parts.shown(self._engines.reports())),
             in_flight={engine: count for engine, count in counts.items() if count},
