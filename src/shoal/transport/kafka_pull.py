@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -15,6 +16,7 @@ from shoal.transport.queued.frames import FormatError, request_in
 from shoal.transport.queued.serving import Delivery, Serving
 
 _TURN = 0.1  # s; what changes meanwhile is done after that
+_APART = 5.0  # s that clocks of nodes and brokers may be apart
 _GROUP = {
     "enable.auto.commit": False,
     "auto.offset.reset": "earliest",
@@ -58,6 +60,7 @@ class Pull:
         self._offsets: dict[Place, Offsets] = {}
         self._commits: dict[Place, int] = {}
         self._paused: set[Place] | None = None
+        self._since = time.time()  # when this node got the partitions that it has
         self._closing = False
         self._task = asyncio.create_task(self._run())
 
@@ -112,7 +115,9 @@ class Pull:
             self._ear.notice(f"a request is not understood: {error}")
             self._done(place, offset)
             return
-        self._ear.delivered(Delivery(request, (place, offset, offsets)))
+        _, sent = message.timestamp()  # ms since the epoch; 0 where the broker does not say
+        doubtful = sent / 1000 < self._since + _APART  # who had the partition before may have begun with it
+        self._ear.delivered(Delivery(request, (place, offset, offsets), doubtful=doubtful))
 
     def _done(self, place: Place, offset: int) -> None:
         if (upto := self._offsets[place].done(offset)) is not None:
@@ -142,6 +147,7 @@ class Pull:
     async def _assigned(self, _: AIOConsumer, partitions: list[TopicPartition]) -> None:
         for each in partitions:
             self._offsets[each.topic, each.partition] = Offsets()
+        self._since = time.time()
         self._paused = None  # a partition that was paused and comes here again still is
 
     async def _revoked(self, _: AIOConsumer, partitions: list[TopicPartition]) -> None:

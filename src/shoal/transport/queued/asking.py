@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from shoal.transport.queued.frames import Alive, Attempt, Broken, Cancel, Frame, Head, Piece
+from shoal.transport.queued.frames import Alive, Attempt, Broken, Cancel, Frame, Go, Head, Piece, Taken
 
 LOST_AFTER = 60.0
 """Seconds after which a request that no node has begun with is sent a second time, since brokers that die lose some;
@@ -34,10 +34,10 @@ class Fail(msgspec.Struct, frozen=True):
 
 
 class Tell(msgspec.Struct, frozen=True):
-    """A node is to stop; all nodes where `inbox` is ""."""
+    """A node is to stop, or to begin; all nodes where `inbox` is ""."""
 
     inbox: str
-    cancel: Cancel
+    frame: Cancel | Go
 
 
 class Send(msgspec.Struct, frozen=True):
@@ -114,7 +114,7 @@ class Asking:
 
     def receive(self, frame: Frame, now: float) -> Iterator[Action]:
         """Take what came in the inbox."""
-        if isinstance(frame, Cancel):
+        if isinstance(frame, Cancel | Go):
             return
         for attempt in frame.attempts if isinstance(frame, Alive) else (frame.attempt,):
             asked = self._calls.get(attempt.id)
@@ -195,7 +195,9 @@ class Asking:
     def _read(self, asked: Asked, frame: Frame) -> Iterator[Action]:
         if asked.id not in self._calls:
             return
-        if isinstance(frame, Broken):
+        if isinstance(frame, Taken) and frame.waits:
+            yield Tell(frame.attempt.inbox, Go(asked.id, frame.attempt.token))
+        elif isinstance(frame, Broken):
             yield self._fail(asked, frame.why, unsent=frame.unsent and not asked.number)
         elif isinstance(frame, (Head, Piece)):
             number = frame.number if isinstance(frame, Piece) else 0

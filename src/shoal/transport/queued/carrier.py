@@ -21,6 +21,7 @@ from shoal.transport.queued.frames import (
     Broken,
     Cancel,
     FormatError,
+    Go,
     Taken,
     frame_in,
     request_of,
@@ -162,6 +163,10 @@ class QueuedCarrier:
         if isinstance(frame, Cancel):
             self._cancel(frame)
             return
+        if isinstance(frame, Go):
+            if (found := self._running.get(frame.token)) is not None:
+                found[0].may_begin.set()
+            return
         if isinstance(frame, Taken):
             self._broker.taken(frame.attempt.id, frame.attempt.inbox)
         self._do(self._asking.receive(frame, asyncio.get_running_loop().time()))
@@ -193,8 +198,8 @@ class QueuedCarrier:
                     self._give(frame.attempt.id, action)
                 case Fail(id, why, unsent, dead):
                     self._fail(id, why, unsent=unsent, dead=dead)
-                case Tell(inbox, cancel):
-                    self._spawn(self._tell(inbox, cancel))
+                case Tell(inbox, frame):
+                    self._spawn(self._tell(inbox, frame))
                 case Send(id, number, deadline):
                     call, reply = self._calls[id]
                     self._spawn(self._send(replace(call, deadline=deadline), reply, number))
@@ -237,7 +242,7 @@ class QueuedCarrier:
             self._asking.forget(call.id)
             reply.fail(error)
 
-    async def _tell(self, inbox: str, frame: Cancel) -> None:
+    async def _tell(self, inbox: str, frame: Cancel | Go) -> None:
         with contextlib.suppress(AwayError):
             await self._broker.tell(inbox, frame)
 

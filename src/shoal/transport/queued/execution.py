@@ -13,6 +13,7 @@ from shoal.transport.queued.names import BATCH, class_of
 from shoal.transport.queued.serving import Delivery
 
 _PIECE = 512 << 10  # bytes of a frame; Kafka takes messages of 1 MB
+_WORD = 5.0  # s that whoever asked has to say that an attempt may begin
 _AHEAD = 2 << 20  # bytes read of an answer that the broker does not have yet
 
 
@@ -31,6 +32,7 @@ class Execution:
 
     Attributes:
         settles: the broker may forget the request when this is over.
+        may_begin: set when whoever asked has said so; waited for where the delivery is doubtful.
         said: when something was last sent, on the event loop's clock.
     """
 
@@ -39,15 +41,21 @@ class Execution:
         self.attempt = attempt
         self.settles = True
         self.said = 0.0
+        self.may_begin = asyncio.Event()
         self._broker = broker
         self._handler = handler
 
     async def run(self) -> None:
         """Answer the request; cancel it where nobody waits for the answer any more."""
-        taken = asyncio.create_task(self._say(Taken(self.attempt)))  # the engine need not wait for the broker
+        doubtful = self.delivery.doubtful
+        taken = asyncio.create_task(
+            self._say(Taken(self.attempt, doubtful))
+        )  # the engine need not wait for it
         try:
             if not self._broker.counts:
                 await taken
+            if doubtful and not await self._told_to_begin():
+                return  # nobody waits for the answer
             answer = await self._handler(self.delivery.request.call())
             try:
                 await taken
@@ -66,6 +74,12 @@ class Execution:
         finally:
             taken.cancel()
             await asyncio.gather(taken, return_exceptions=True)
+
+    async def _told_to_begin(self) -> bool:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_WORD):
+                await self.may_begin.wait()
+        return self.may_begin.is_set()
 
     async def _break(self, why: str, *, unsent: bool) -> None:
         try:

@@ -73,9 +73,10 @@ class Request(msgspec.Struct, frozen=True, array_like=True, tag="request"):
 
 
 class Taken(msgspec.Struct, frozen=True, array_like=True, tag="taken"):
-    """A node has begun with it."""
+    """A node begins with it, or with `waits` as soon as it is told `Go`: another one may have it already."""
 
     attempt: Attempt
+    waits: bool = False
 
 
 class Alive(msgspec.Struct, frozen=True, array_like=True, tag="alive"):
@@ -119,7 +120,14 @@ class Cancel(msgspec.Struct, frozen=True, array_like=True, tag="cancel"):
     token: str
 
 
-Frame = Taken | Alive | Head | Piece | Broken | Cancel
+class Go(msgspec.Struct, frozen=True, array_like=True, tag="go"):
+    """The attempt that waits is the one whose answer counts."""
+
+    id: str
+    token: str
+
+
+Frame = Taken | Alive | Head | Piece | Broken | Cancel | Go
 
 _encode = msgspec.msgpack.Encoder().encode
 _request = msgspec.msgpack.Decoder(Request)

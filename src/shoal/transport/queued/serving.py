@@ -24,11 +24,13 @@ class Delivery(msgspec.Struct, frozen=True):
         request: what is asked.
         receipt: what the broker is told when it is done.
         before: how often it was delivered before, where the broker counts that.
+        doubtful: another node may have begun with it, which the broker does not say.
     """
 
     request: Request
     receipt: Hashable
     before: int = 0
+    doubtful: bool = False
 
 
 class Refusal(msgspec.Struct, frozen=True):

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal.transport.queued.asking import LOST_AFTER, Action, Asking, Fail, Give, Send, Tell
-from shoal.transport.queued.frames import Alive, Attempt, Broken, Cancel, Frame, Head, Piece, Taken
+from shoal.transport.queued.frames import Alive, Attempt, Broken, Cancel, Frame, Go, Head, Piece, Taken
 
 SILENCE = 6.0
 
@@ -84,6 +84,18 @@ def test_of_two_attempts_of_which_neither_is_newer_the_first_stays_while_it_live
     bench.get(Alive((a,)), now=5.0)
     assert bench.get(Taken(b), now=7.0) == [stop(b)]
     assert bench.get(Taken(b), now=5.0 + SILENCE) == [stop(a)]
+
+
+def test_an_attempt_that_waits_may_begin_if_it_is_the_one_that_counts() -> None:
+    bench, a, b, late = Bench(), attempt("a"), attempt("b"), attempt("late", number=0)
+    assert bench.get(Taken(a, True)) == [Tell(a.inbox, Go("call", a.token))]
+    assert bench.get(Taken(b, True)) == [stop(b)]
+    assert bench.tick(now=SILENCE) == [stop(a), Send("call", 1)]
+    assert bench.get(Taken(late, True)) == [stop(late)]
+    again = attempt("again", number=1)
+    assert bench.get(Taken(again, True)) == [Tell(again.inbox, Go("call", again.token))]
+    bench.get(head(again, last=True))
+    assert bench.get(Taken(b, True)) == [stop(b)]  # the call is over
 
 
 def test_a_silent_node_without_an_answer_has_the_request_sent_again() -> None:

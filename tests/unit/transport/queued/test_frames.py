@@ -10,6 +10,7 @@ from shoal.transport.queued.frames import (
     Cancel,
     FormatError,
     Frame,
+    Go,
     Head,
     Piece,
     Taken,
@@ -43,6 +44,8 @@ def test_a_request_comes_back_as_the_call_it_was() -> None:
     "frame",
     [
         Taken(A),
+        Taken(A, True),
+        Go("call", "token"),
         Alive((A, A)),
         Head(A, 200, ((b"a", b"b"),), "n/e", b"\x00", False),
         Piece(A, 7, b"x", True),
