@@ -55,26 +55,48 @@ def parts(cluster: OnRay, index: int) -> list[psutil.Process]:
     return [p for p in cluster.ray.processes(index) if runs(p) and "shoal.sim" in p.cmdline()]
 
 
-@pytest.mark.rare
-@pytest.mark.parametrize("rank", [1, 0], ids=["the follower", "the leader"])
-def test_an_engine_across_nodes_of_ray_loses_one_and_is_whole_again_on_another(cluster: OnRay, rank: int):
+def formed(cluster: OnRay) -> tuple[list[int], int]:
+    """Start it; return the nodes of the engine, by rank, and the one that has no part of it."""
     cluster.up()
     pair = [cluster.names.index(name) for name in members(cluster)]
     assert 0 not in pair
     assert cluster.ready() == [f"{cluster.names[pair[0]]}/{MODEL}-0"]
     everywhere(cluster, range(4))
     (spare,) = {1, 2, 3} - {*pair}
+    return pair, spare
+
+
+def whole_again(cluster: OnRay, *nodes: int) -> None:
+    """Wait until these nodes run the engine and answer."""
+    both = {cluster.names[index] for index in nodes}
+    wait_until(lambda: set(members(cluster)) == both, UP, "another has its place")
+    wait_until(lambda: cluster.ready() == [f"{members(cluster)[0]}/{MODEL}-0"], UP, "it is ready", every=0.2)
+    everywhere(cluster, (0, *nodes))
+
+
+@pytest.mark.rare
+@pytest.mark.parametrize("rank", [1, 0], ids=["the follower", "the leader"])
+def test_an_engine_across_nodes_of_ray_loses_one_and_is_whole_again_on_another(cluster: OnRay, rank: int):
+    pair, spare = formed(cluster)
     lost, kept = pair[rank], pair[1 - rank]
     old = parts(cluster, kept)
     assert "--headless" in parts(cluster, pair[1])[0].cmdline()
 
     cluster.ray.power_off(lost)
     wait_until(lambda: not any(map(runs, old)), DETECTED + LATE, "the other part is ended")
-    both = {cluster.names[kept], cluster.names[spare]}
-    wait_until(lambda: set(members(cluster)) == both, UP, "another has its place")
-    wait_until(lambda: cluster.ready() == [f"{members(cluster)[0]}/{MODEL}-0"], UP, "it is ready", every=0.2)
-    everywhere(cluster, (0, kept, spare))
+    whole_again(cluster, kept, spare)
     told = [e["text"] for s in cluster.statuses() for e in s["events"]]
     assert f"node {cluster.names[lost]} is forgotten: Ray has lost its node" in told
+    cluster.down()
+    assert cluster.left() == []
+
+
+@pytest.mark.rare
+def test_a_member_that_only_ray_has_lost_leaves_and_another_has_its_place(cluster: OnRay):
+    (kept, lost), spare = formed(cluster)
+    cluster.ray.raylet(lost).kill()  # what ran there goes on, and Ray may give its room to others
+    wait_until(lambda: cluster.names[lost] not in cluster.alive(), UP, "its node has left", every=0.2)
+    whole_again(cluster, kept, spare)
+    assert parts(cluster, lost) == []
     cluster.down()
     assert cluster.left() == []
