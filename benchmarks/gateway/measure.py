@@ -67,7 +67,7 @@ FULL = Plan(
     3, many=3.0, one=2.0, some=2.0, large=2.0, paced=5.0, unpaced=2000, holds=3, limit=10.0, spare=900.0
 )
 QUICK = Plan(
-    3, many=1.2, one=0.6, some=0.8, large=0.8, paced=2.0, unpaced=1000, holds=1, limit=8.0, spare=15.0
+    3, many=1.2, one=0.6, some=0.8, large=1.6, paced=3.0, unpaced=1000, holds=1, limit=8.0, spare=15.0
 )
 
 
