@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import selectors
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -64,6 +67,15 @@ class Sim:
         self.http.close()
         self.process.terminate()
         return self.process.wait(DEADLINE)
+
+
+def end_helpers(state: dict[str, Any]) -> None:
+    """End what a killed engine leaves behind, of which it told in a state before, and its shared memory."""
+    for pid in state.get("children", ()):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    if state.get("segment"):
+        Path(state["segment"]).unlink(missing_ok=True)
 
 
 def start(*arguments: str, env: dict[str, str] | None = None, wait: bool = True) -> Sim:

@@ -48,4 +48,5 @@ def group(*arguments: str, nnodes: int = 2, env: dict[str, str] | None = None) -
         stack.callback(leader.process.wait)
         stack.callback(leader.process.kill)
         stack.callback(leader.http.close)
+        stack.callback(sim.end_helpers, leader.state())
         yield SimGroup(leader, followers)

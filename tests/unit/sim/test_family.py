@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import time
@@ -10,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+
+from support.sim import end_helpers
 
 if TYPE_CHECKING:
     from support.sim import Sim
@@ -22,10 +23,7 @@ def family(start_sim: Callable[..., Sim]) -> Iterator[Sim]:
     sim = start_sim("--spawn-children", "3")
     state = sim.state()
     yield sim
-    for pid in state["children"]:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    Path(state["segment"]).unlink(missing_ok=True)
+    end_helpers(state)
 
 
 def gone(pids: list[int]) -> bool:
