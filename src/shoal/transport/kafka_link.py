@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
-from confluent_kafka.admin._topic import TopicDescription
 from confluent_kafka.aio import AIOConsumer, AIOProducer
 from confluent_kafka.cimpl import NewPartitions, NewTopic
 
@@ -19,6 +18,10 @@ from shoal.transport.kafka_pull import Pull
 from shoal.transport.queued.broker import AwayError, Ear, QueueSettings
 from shoal.transport.queued.names import CLASSES, Names
 from shoal.transport.queued.serving import Delivery, Serving
+
+if TYPE_CHECKING:
+    # Its public name is not declared for type checkers.
+    from confluent_kafka.admin._topic import TopicDescription
 
 FAILURES = (KafkaException, OSError, TimeoutError, RuntimeError)
 """What goes wrong with the broker. RuntimeError: a client that is closed."""
@@ -200,14 +203,8 @@ class KafkaLink:
         for model in models:
             for level in CLASSES:
                 wanted[self._names.requests(model, level)] = (served, _REQUEST_AGE)
-        brokers = await self._brokers()
-        replicas = min(_REPLICAS, max(1, brokers))
         found = await self._described(wanted)
-        made = [
-            NewTopic(name, count, replicas, config={"retention.ms": str(age * 1000)})
-            for name, (count, age) in wanted.items()
-            if name not in found
-        ]
+        made = {name: how for name, how in wanted.items() if name not in found}
         # Brokers that make topics by themselves do so for whoever sends first, with as many partitions as they like.
         grown = [
             NewPartitions(name, count)
@@ -250,8 +247,14 @@ class KafkaLink:
             await asyncio.sleep(0.1)
         return found
 
-    async def _make(self, topics: list[NewTopic], partitions: list[NewPartitions]) -> None:
+    async def _make(self, wanted: Mapping[str, tuple[int, int]], partitions: list[NewPartitions]) -> None:
+        """Make topics, of which the partitions and the age of messages in s are given, and partitions of others."""
         assert self._admin is not None
+        replicas = min(_REPLICAS, max(1, await self._brokers())) if wanted else 0
+        topics = [
+            NewTopic(name, count, replicas, config={"retention.ms": str(age * 1000)})
+            for name, (count, age) in wanted.items()
+        ]
         times = {"operation_timeout": _PATIENCE, "request_timeout": _PATIENCE}
         made = self._admin.create_topics(topics, **times) if topics else {}
         for name, future in made.items():
@@ -297,17 +300,16 @@ class KafkaLink:
                 async with asyncio.timeout(_LOOK):
                     await self._doubt.wait()
             self._doubt.clear()
+            known = dict(self._ids)
             try:
-                found = await self._described(self._ids)
+                found = await self._described(known)
             except FAILURES as error:
                 self.end(reason(error))
                 return
             # A broker that has lost its data may be back before anybody has noticed, its topics made anew by the first
             # who sent to them. All that clients know of these is wrong then, and they go on as if nothing were.
-            if any(name not in found or str(found[name].topic_id) != id_ for name, id_ in self._ids.items()):
-                self.end(
-                    "its topics are gone" if len(found) < len(self._ids) else "its topics were made anew"
-                )
+            if any(name not in found or str(found[name].topic_id) != id_ for name, id_ in known.items()):
+                self.end("its topics are gone" if len(found) < len(known) else "its topics were made anew")
                 return
 
     async def _troubled(self, error: KafkaError) -> None:
