@@ -5,15 +5,11 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 
-from support.sim import end_helpers
-
-if TYPE_CHECKING:
-    from support.sim import Sim
+from support.sim import Sim, end_helpers
 
 DEADLINE = 10.0
 
