@@ -11,7 +11,7 @@ import shoal
 from shoal.gateway.access import identified, model_refusal
 from shoal.gateway.claims import ClaimError, claim
 from shoal.gateway.exchange import Exchange
-from shoal.gateway.inspect import BodyError, RoutingFields, form_fields, json_fields
+from shoal.gateway.inspect import BodyError, RoutingFields, form_fields, json_fields, shortened
 from shoal.gateway.metered import MeteredExchange, metered
 from shoal.gateway.paths import Endpoint, classify, model_of
 from shoal.gateway.relay import RESUMABLE
@@ -64,14 +64,16 @@ def _usual(gateway: Gateway, client: ClientConnection, request: Request) -> Exch
     access, key = gateway.access, None
     if access is not None and (key := access.unlimited.get(request.credentials)) is None:
         return None
+    body = request.body
     try:
-        request.fields = fields = gateway.fields_of(request.body)
+        fields = gateway.fields_of(body if len(body) < gateway.long_body else shortened(body))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return None
-    if fields.stream or fields.priority is not None or gateway.curious:
         return None
     route = gateway.routes.get(fields.model)  # type: ignore[arg-type] # None has none
     if route is None or not route.pools:
+        return None
+    request.fields = fields
+    if fields.stream or fields.priority is not None or gateway.curious:
         return None
     if key is None:
         return Exchange(gateway, client, request, route)

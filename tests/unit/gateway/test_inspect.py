@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.gateway.inspect import BodyError, form_fields, json_fields
+from shoal.gateway.inspect import (
+    LONG_BODY,
+    BodyError,
+    RoutingFields,
+    decode_fields,
+    form_fields,
+    json_fields,
+    shortened,
+)
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -62,6 +70,57 @@ def test_a_body_without_the_fields_has_none():
 def test_what_is_no_json_object_with_a_model_is_refused_with_a_reason(body):
     with pytest.raises(BodyError, match="request body"):
         json_fields(body)
+
+
+LONG_TEXTS = (
+    "a document of words " * 800,
+    "lines\n" * 3000,
+    'he said "so"\n' + "and went on " * 1500,
+    "C:\\\\" + "x" * 20_000 + "\\",
+    "\\" * 9000,
+    '"' * 9000,
+    "déjà vu 你好 " * 1200,
+    "data:image/png;base64," + "iVBORw0KGgo" * 3000,
+)
+
+
+@pytest.mark.parametrize("escaped", [False, True])
+@pytest.mark.parametrize("text", LONG_TEXTS)
+@given(fields=st.dictionaries(st.text(), json_values, max_size=4), first=st.booleans(), data=st.data())
+def test_a_long_body_says_the_same_without_its_longest_string(fields, first, data, text, escaped):
+    fields = {k: v for k, v in fields.items() if k not in RoutingFields.__struct_fields__}
+    routing = {"model": data.draw(st.text(max_size=20)), "stream": data.draw(st.booleans())}
+    long = {"messages": [{"role": "user", "content": text, 'a "quoted" key': [1, 2]}]}
+    whole = {**routing, **fields, **long} if first else {**long, **fields, **routing}
+    body = json.dumps(whole, ensure_ascii=escaped).encode("utf-8", "replace")
+    short = shortened(body)
+    assert decode_fields(short) == decode_fields(body)
+    assert list(json.loads(short)) == list(json.loads(body))
+
+
+@pytest.mark.parametrize("text", [text for text in LONG_TEXTS if '"' not in text and "\\" not in text])
+def test_a_long_string_is_left_out(text):
+    body = json.dumps({"model": "m", "messages": [{"content": text}], "n": 1}, ensure_ascii=False).encode()
+    assert len(body) >= LONG_BODY
+    assert len(shortened(body)) < 100
+
+
+def test_what_is_long_and_no_string_stays():
+    ids = b'{"model":"m","prompt":[' + b"1, " * 9000 + b'2],"stream":true}'
+    assert shortened(ids) == ids
+    # Were it not for the count of quotes, these brackets would be left out, and the model inside would be the model.
+    nested = b'{"x":"y","z":{' + b" " * 9000 + b'"model":"inner"},"model":"outer"}'
+    assert shortened(nested) == nested
+    # The quote in front of the long string is part of it, or is not.
+    for opening in (b'"\\"', b'"\\\\\\"', b'"'):
+        body = b'{"model":"m","prompt":' + opening + b"x" * 9000 + b'","n":1}'
+        assert decode_fields(shortened(body)).model == "m"
+        assert len(shortened(body)) < 100
+
+
+def test_a_long_name_is_no_other_name():
+    body = b'{"model":"' + b"m" * 9000 + b'"}'
+    assert decode_fields(shortened(body)).model == "\0"
 
 
 def form(*parts: tuple[str, bytes], boundary: str = "xYz") -> bytes:

@@ -11,6 +11,7 @@ from shoal.gateway.keys import KeyTable
 from shoal.gateway.open_requests import open_requests as listed
 from support.keys import bearer, key
 
+LONG = b"a document of words " * 1000
 ANSWER = b'{"id":"c","usage":{"prompt_tokens":7,"total_tokens":12,"completion_tokens":5}}'
 EVENTS = b'data: {"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":2}}\n\ndata: [DONE]\n\n'
 BODIES = {
@@ -28,6 +29,12 @@ BODIES = {
     "no JSON": b'{"model":"m"',
     "no UTF-8": b'{"model":"\xff"}',
     "too deep": b'{"model":"m","x":' + b"[" * 3000 + b"]" * 3000 + b"}",
+    "long": b'{"model":"m","prompt":"%b"}' % LONG,
+    "long, model last": b'{"prompt":"%b","model":"m"}' % LONG,
+    "long stream": b'{"model":"m","prompt":"%b","stream":true}' % LONG,
+    "long name": b'{"model":"%b"}' % LONG,
+    "long without model": b'{"prompt":"%b"}' % LONG,
+    "long and no JSON": b'{"model":"m","prompt":"%b",}' % LONG,
 }
 KEYS = {
     "none": None,
@@ -131,8 +138,8 @@ async def test_whatever_is_asked_and_whoever_asks(stage, monkeypatch, what, who)
     keys = None if limits is None else KeyTable(keys=(key("anna", 1, **limits),))
     extra = "" if limits is None else bearer("anna")
     taken = await compare(stage, monkeypatch, stage.post(BODIES[what], extra=extra), keys=keys)
-    usual = what in ("usual", "no stream", "no priority") and who in ("none", "plain", "admin")
-    assert taken == (2 if usual else 0)
+    usual = what in ("usual", "no stream", "no priority", "long", "long, model last")
+    assert taken == (2 if usual and who in ("none", "plain", "admin") else 0)
 
 
 @pytest.mark.parametrize("extra", EXTRAS)
