@@ -24,7 +24,7 @@ SECONDS ?= 600
 # make bench-memory SIZE=500 is for an input of 500 MB, and one of 50.
 SIZE   ?=
 
-SETUP = $(PYTHON) scripts/setup_env.py --venv $(VENV) --extras
+SETUP = $(PYTHON) scripts/setup_env.py $(FASTEST) --venv $(VENV) --extras
 RUN   = $(VENV)/bin/python
 
 # Tests start hundreds of processes: without bytecode on disk each of them compiles what it imports (a third of a node's
@@ -72,6 +72,10 @@ test-rare: export SHOAL_TEST_THOROUGH = 1
 test-rare: setup ## the tests that `make test` has no time for: minutes for what hardly changes (about an hour)
 	@$(RUN) scripts/get_model.py --embedding
 	@SHOAL_TEST_REAL=required $(RUN) -m pytest tests -m rare
+
+# What a gateway costs is measured with the fastest Python here, or the one that is named, in an environment of its own.
+bench-gateway bench-tls: VENV = build/venv-gateway
+bench-gateway bench-tls: FASTEST = $(if $(filter command environment,$(firstword $(origin PYTHON))),,--fastest)
 
 bench-gateway: ## the gateway's cost next to nginx, haproxy and other routers (QUICK=1: under 3 minutes)
 	@$(SETUP) ''

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Make a virtual environment with Shoal and what is asked for beside it. Standard library only.
 
-    python3 scripts/setup_env.py [--extras dev,demo,auto] [--venv .venv]
+    python3 scripts/setup_env.py [--extras dev,demo,auto] [--venv .venv] [--fastest]
 
 ``auto`` stands for ``vllm`` on a machine with a fitting NVIDIA GPU and for ``cpu`` elsewhere. Done once, a
-repetition returns at once; a change of pyproject.toml is followed.
+repetition returns at once; a change of pyproject.toml is followed. With ``--fastest``, a new environment is made
+with the fastest Python of this machine; without, with the one that runs this, and a much faster one is named.
 """
 
 from __future__ import annotations
@@ -189,6 +190,21 @@ def install(environment: Path, extras: Sequence[str], log: TextIO) -> None:
         pip.install(step, ["--editable", f"{ROOT}[{others}]" if others else str(ROOT), *rest])
 
 
+def look_for_faster(take: bool) -> None:
+    """Say so if another Python on this machine is much faster, and go on in it if `take`; then this does not return."""
+    found = interpreter.faster()
+    if found is None:
+        return
+    path, times = found
+    print(
+        f"{path} runs {times:.1f} times as fast as {sys.executable}, and so do gateways (docs/performance.md).",
+        flush=True,
+    )
+    if take:
+        os.execv(path, [path, *sys.argv])
+    print(f"To have it: make clean, then the same command with PYTHON={path}")
+
+
 def check_folder(environment: Path) -> None:
     """Refuse a folder that holds something else than a virtual environment.
 
@@ -206,8 +222,13 @@ def same_python(environment: Path) -> bool:
     return interpreter.usable(interpreter.version_of(str(environment / "bin" / "python")))
 
 
-def set_up(environment: Path, extras: Sequence[str]) -> None:
+def set_up(environment: Path, extras: Sequence[str], fastest: bool = False) -> None:
     """Bring `environment` to the state that `extras` and pyproject.toml ask for.
+
+    Args:
+        environment: its folder.
+        extras: to be installed.
+        fastest: make it with the fastest Python there is, if it is to be made.
 
     Raises:
         SetupError, PipError: it did not work.
@@ -231,6 +252,8 @@ def set_up(environment: Path, extras: Sequence[str]) -> None:
         print(f"Removing {environment}: {reason}.")
         shutil.rmtree(environment)
         stamp = {}
+    if not (environment / "bin").exists():
+        look_for_faster(fastest)
     environment.mkdir(parents=True, exist_ok=True)
     warn_of_disk(environment, extras)
     log_file = environment / "setup.log"
@@ -248,6 +271,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--extras", default="auto", help=f"of {', '.join(EXTRAS)}, auto; separated by commas")
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv", help="default: .venv in the repository")
+    parser.add_argument(
+        "--fastest", action="store_true", help="make it with the fastest Python on this machine"
+    )
     options = parser.parse_args(arguments)
     environment = options.venv.absolute()
     environment.parent.mkdir(parents=True, exist_ok=True)
@@ -259,7 +285,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except BlockingIOError:
             print("Waiting for another set-up of this folder to end ...")
             fcntl.flock(lock, fcntl.LOCK_EX)
-        set_up(environment, parse_extras(options.extras))
+        set_up(environment, parse_extras(options.extras), options.fastest)
     except SetupError as error:
         print(f"Set-up stopped: {error}", file=sys.stderr)
         return 1

@@ -6,8 +6,16 @@ from pathlib import Path
 import pytest
 
 import setup_env
-from lib import machine
+from lib import interpreter, machine
 from setup_env import SetupError, key_of, missing, must_start_afresh, parse_extras, requirements_without_torch
+
+
+@pytest.fixture(autouse=True)
+def faster(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """Other Pythons on this machine, and how many times as fast they are: none, so nothing is measured."""
+    found: dict[str, float] = {}
+    monkeypatch.setattr(interpreter, "faster", lambda: next(iter(found.items()), None))
+    return found
 
 
 def test_the_key_follows_every_file_and_every_text(tmp_path: Path) -> None:
@@ -87,6 +95,35 @@ def test_nothing_is_done_when_the_stamp_is_current(tmp_path: Path, monkeypatch: 
     for extras in (["dev"], ["dev"], ["cpu", "dev"], ["cpu"], []):
         setup_env.set_up(tmp_path / "env", extras)
     assert installed == [["dev"], ["cpu", "dev"]]
+
+
+def test_a_faster_python_is_named_or_taken_when_an_environment_is_made(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    faster: dict[str, float],
+) -> None:
+    def replace(path: str, arguments: list[str]) -> None:
+        assert arguments == [path, *sys.argv]
+        raise SystemExit(path)
+
+    def make(environment: Path, *_: object) -> None:
+        (environment / "bin").mkdir(exist_ok=True)
+        (environment / "pyvenv.cfg").touch()
+
+    monkeypatch.setattr("os.execv", replace)
+    monkeypatch.setattr(setup_env, "install", make)
+    setup_env.set_up(tmp_path / "first", [], fastest=True)
+    assert "times as fast" not in capsys.readouterr().out
+    faster["/usr/bin/python3"] = 1.5
+    setup_env.set_up(tmp_path / "second", [])
+    assert "1.5 times as fast" in (said := capsys.readouterr().out)
+    assert "PYTHON=/usr/bin/python3" in said
+    with pytest.raises(SystemExit, match="/usr/bin/python3"):
+        setup_env.set_up(tmp_path / "third", [], fastest=True)
+    capsys.readouterr()
+    setup_env.set_up(tmp_path / "first", ["dev"], fastest=True)  # it is there: its Python stays
+    assert "times as fast" not in capsys.readouterr().out
 
 
 def test_an_interrupted_environment_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
