@@ -86,7 +86,7 @@ class StreamExchange(Exchange):
     def _take_chunks(self, head: ResponseHead) -> None:
         """Have the connection say it when a chunk comes alone."""
         if head.framing is _CHUNKED and self._upstream is not None:
-            self._upstream.on_chunk = self.on_chunk
+            self._upstream.take_chunks(self.on_chunk)
 
     def on_body(self, data: bytes) -> None:
         """Pass whole events on."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import re
+import socket
 from collections.abc import Callable
 from enum import IntEnum
 from typing import TYPE_CHECKING, ClassVar
@@ -203,6 +204,15 @@ class UpstreamConnection(asyncio.Protocol):
             self.transport.write(head + _HEAD_END + body)
         else:
             self.transport.writelines((head + _HEAD_END, body))
+
+    def take_chunks(self, take: Callable[[bytes], bool]) -> None:
+        """Ask `take` about what begins where a chunk may begin, see `on_chunk`: a stream of events has begun."""
+        self.on_chunk = take
+        sock = self.transport.get_extra_info("socket")
+        if sock.family != socket.AF_UNIX:
+            # Otherwise Linux confirms each event by a packet of its own as soon as it is read. This holds until a
+            # packet has waited 40 ms for another one to be confirmed with it.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
 
     def close(self) -> None:
         """Close at once. The engine sees its client go away and aborts the request, if one is running."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import socket
+from types import SimpleNamespace
+
 import pytest
 
-from shoal.gateway.upstream import BadResponseError, Framing, parse_head
+from shoal.gateway.upstream import BadResponseError, Framing, UpstreamConnection, parse_head
 
 
 def parse(head: bytes, head_only: bool = False, http10: bool = False):
@@ -73,3 +76,16 @@ def test_a_204_announces_no_body():
 def test_what_cannot_be_forwarded_is_refused(head):
     with pytest.raises(BadResponseError):
         parse(head)
+
+
+def test_events_are_confirmed_together_where_packets_are():
+    connection = UpstreamConnection(None)  # type: ignore[arg-type]
+    for sock in socket.socketpair(socket.AF_UNIX), (socket.socket(), socket.socket()):
+        connection.transport = SimpleNamespace(get_extra_info={"socket": sock[0]}.get)  # type: ignore[assignment]
+        connection.take_chunks(lambda _: True)
+        assert connection.on_chunk is not None
+        if sock[0].family == socket.AF_INET:
+            assert sock[0].getsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK) == 0
+            assert sock[1].getsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK) == 1
+        for end in sock:
+            end.close()
