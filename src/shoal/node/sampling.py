@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import psutil
 
 from shoal.cluster.view import EngineReport, EngineState
-from shoal.engine.gpu import usage
+from shoal.engine.gpu import Meter
 from shoal.engine.metrics import Load
 from shoal.observe.history import STEP, Counters, Ring, sample
 from shoal.observe.snapshot import Outcome, Snapshot
@@ -29,7 +29,7 @@ class Sampler:
     ) -> None:
         self._snapshot = snapshot
         self._loads = loads
-        self._gpus = gpus
+        self._gpus = Meter() if gpus else None
         self.ring = Ring()
 
     async def run(self) -> None:
@@ -42,7 +42,7 @@ class Sampler:
             before, seen = now, at
 
     async def _look(self) -> Counters:
-        gpu = await asyncio.to_thread(_gpu) if self._gpus else None
+        gpu = await asyncio.to_thread(self._gpus.mean) if self._gpus is not None else None
         return counters(self._snapshot(), self._loads(), _cpu(), psutil.virtual_memory().percent / 100, gpu)
 
 
@@ -87,9 +87,3 @@ def _cpu() -> tuple[float, float]:
     # Time of guests is part of that of users (proc(5)).
     passed = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
     return passed - times.idle - getattr(times, "iowait", 0.0), passed
-
-
-def _gpu() -> float | None:
-    """Return the mean utilisation of the GPUs; takes milliseconds."""
-    told = [gpu.utilization for gpu in usage() if gpu.utilization is not None]
-    return sum(told) / len(told) if told else None

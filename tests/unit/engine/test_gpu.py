@@ -9,6 +9,7 @@ import pytest
 from shoal.engine.gpu import (
     Gpu,
     GpuUse,
+    Meter,
     compute_capability,
     driver_versions,
     list_gpus,
@@ -75,6 +76,53 @@ def test_the_busiest_of_some_gpus_counts_and_those_that_cannot_be_asked_are_idle
     monkeypatch.setattr(pynvml, "nvmlDeviceGetUtilizationRates", rates)
     assert [utilization(which) for which in ((0,), (0, 1, 2), (2,), ())] == [0.05, 0.8, 0.0, 0.0]
     assert nvml.open == 0
+
+
+def test_a_meter_keeps_the_library_open_until_it_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml = Nvml(monkeypatch)
+    shares: list[int | None] = [20, 60]
+    errors: list[int] = []
+
+    def rates(handle: int) -> SimpleNamespace:
+        if errors:
+            raise pynvml.NVMLError(errors.pop())
+        if shares[handle] is None:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+        return SimpleNamespace(gpu=shares[handle], memory=99)
+
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetUtilizationRates", rates)
+    opened = 0
+
+    def init() -> None:
+        nonlocal opened
+        opened += 1
+        nvml.open += 1
+
+    monkeypatch.setattr(pynvml, "nvmlInit", init)
+    meter = Meter()
+    assert [meter.mean(), meter.mean()] == [0.4, 0.4]
+    assert (nvml.open, opened) == (1, 1)
+    shares[0] = None
+    assert meter.mean() == 0.6
+    shares[1] = None
+    assert meter.mean() is None
+    assert (nvml.open, opened) == (1, 1)
+    errors.append(pynvml.NVML_ERROR_GPU_IS_LOST)
+    assert meter.mean() is None
+    assert nvml.open == 0
+    shares[:] = [10, 30]
+    assert meter.mean() == 0.2
+    assert (nvml.open, opened) == (1, 2)
+    meter.close()
+    assert nvml.open == 0
+
+
+def test_a_meter_without_gpus_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise OSError(name)
+
+    monkeypatch.setattr(ctypes, "CDLL", missing)
+    assert [Meter().mean(), Meter().mean()] == [None, None]
 
 
 def test_what_gpus_do_now_is_told_as_far_as_they_tell(monkeypatch: pytest.MonkeyPatch) -> None:
