@@ -196,10 +196,7 @@ def look_for_faster(take: bool) -> None:
     if found is None:
         return
     path, times = found
-    print(
-        f"{path} runs {times:.1f} times as fast as {sys.executable}, and so do gateways (docs/performance.md).",
-        flush=True,
-    )
+    print(f"{path} is {times:.1f} times as fast as {sys.executable} (docs/performance.md).", flush=True)
     if take:
         os.execv(path, [path, *sys.argv])
     print(f"To have it: make clean, then the same command with PYTHON={path}")
