@@ -155,15 +155,20 @@ class Meter:
         if nvml is None:
             self.close()
             return None
-        told = []
+        told, failed = [], False
         try:
-            for index in range(nvml.nvmlDeviceGetCount()):
-                handle = nvml.nvmlDeviceGetHandleByIndex(index)
-                with contextlib.suppress(nvml.NVMLError_NotSupported):
-                    told.append(nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100)
-        except nvml.NVMLError:  # a GPU is lost, or the driver is another one: the next time begins anew
+            handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
+        except nvml.NVMLError:
+            handles, failed = [], True
+        for handle in handles:
+            try:
+                told.append(nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100)
+            except nvml.NVMLError_NotSupported:
+                pass
+            except nvml.NVMLError:
+                failed = True
+        if failed:  # a GPU is lost, or was reset: the next time begins anew
             self.close()
-            return None
         return sum(told) / len(told) if told else None
 
     def close(self) -> None:

@@ -113,6 +113,10 @@ def test_a_meter_keeps_the_library_open_until_it_fails(monkeypatch: pytest.Monke
     shares[:] = [10, 30]
     assert meter.mean() == 0.2
     assert (nvml.open, opened) == (1, 2)
+    errors.append(pynvml.NVML_ERROR_GPU_IS_LOST)  # the first of them: the other one still tells
+    assert meter.mean() == 0.3
+    assert nvml.open == 0
+    assert meter.mean() == 0.2
     meter.close()
     assert nvml.open == 0
 
