@@ -21,10 +21,8 @@ Shoal needs Python 3.11 to 3.14, with its pip; this is Python {found} and no oth
   Ubuntu 22.04:                       sudo apt install python3.11 python3.11-venv python3-pip
 Then run the same command again, or name an interpreter: make PYTHON=/path/to/python3.12 ..."""
 
-_SYSTEM = (
-    "/usr/local/bin",
-    "/usr/bin",
-)  # not first, or not at all, on the PATH of who uses a version manager
+# Not first, or not at all, on the PATH of who uses a version manager.
+_SYSTEM = ("/usr/local/bin", "/usr/bin")
 _MUCH = 1.15  # times as fast; less may be chance
 
 # Method calls, attributes and bytes, as in a gateway worker. The best of many short turns: others disturb some of them.
@@ -52,15 +50,18 @@ def usable(version: Optional[Version]) -> bool:  # noqa: UP045 (Python 3.8)
 
 def version_of(executable: str) -> Optional[Version]:  # noqa: UP045 (Python 3.8)
     """Return the version of a Python, None when it does not run (version managers leave such shims)."""
-    program = "import sys; print(*sys.version_info[:2])"
     try:
-        done = subprocess.run(
-            [executable, "-I", "-c", program], capture_output=True, text=True, timeout=30, check=True
-        )
-        major, minor = done.stdout.split()
+        major, minor = _said(executable, "import sys; print(*sys.version_info[:2])").split()
         return int(major), int(minor)
     except (OSError, ValueError, subprocess.SubprocessError):
         return None
+
+
+def _said(executable: str, program: str) -> str:
+    """Return what a program prints when a Python runs it."""
+    return subprocess.run(
+        [executable, "-I", "-c", program], capture_output=True, text=True, timeout=30, check=True
+    ).stdout
 
 
 def find(
@@ -82,10 +83,7 @@ def find(
 def seconds_of(executable: str) -> Optional[float]:  # noqa: UP045 (Python 3.8)
     """Return how long a Python takes for some work, in seconds; None when it does not run."""
     try:
-        done = subprocess.run(
-            [executable, "-I", "-c", _WORK], capture_output=True, text=True, timeout=30, check=True
-        )
-        return float(done.stdout)
+        return float(_said(executable, _WORK))
     except (OSError, ValueError, subprocess.SubprocessError):
         return None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from email.utils import formatdate
@@ -20,7 +19,7 @@ from shoal.gateway.affinity import Affinity
 from shoal.gateway.counters import NO_MODEL, Cell, InFlight, SharedMetrics, model_block
 from shoal.gateway.faults import Faults
 from shoal.gateway.heads import KnownRequests
-from shoal.gateway.inspect import LONG_BODY, RoutingFields, decode_fields
+from shoal.gateway.inspect import RoutingFields, decode_fields
 from shoal.gateway.key_cells import KeyCells
 from shoal.gateway.messages import Report, WorkerNotice, WorkerSettings
 from shoal.gateway.pool import Counts, Pool
@@ -232,8 +231,6 @@ class Gateway:
         """Picks where a policy has failed."""
         self.fields_of: Callable[[bytes], RoutingFields] = decode_fields
         """Decodes the routing fields of a JSON body, with the prompt if policies need it."""
-        self.long_body = LONG_BODY
-        """Bytes of a body from which on it is shortened before, where nobody needs the prompt."""
         self.heads = KnownRequests(settings)
         self.traces = Traces(settings, report)
         self.curious = settings.allow_override or self.traces.watching
@@ -326,7 +323,6 @@ class Gateway:
         several = any(len(route.engines) > 1 for route in table.routes.values())
         wanted = several and any(getattr(policy, "uses_prompt", False) for policy in policies.values())
         self.fields_of = prompt_fields if wanted else decode_fields
-        self.long_body = sys.maxsize if wanted else LONG_BODY
         self.closing = self._draining or table.draining
         self.only_route = next(iter(self.routes.values())) if len(models) == 1 else None
         lost = frozenset(table.lost)

@@ -11,7 +11,15 @@ import shoal
 from shoal.gateway.access import identified, model_refusal
 from shoal.gateway.claims import ClaimError, claim
 from shoal.gateway.exchange import Exchange
-from shoal.gateway.inspect import BodyError, RoutingFields, form_fields, json_fields, shortened
+from shoal.gateway.inspect import (
+    LONG_BODY,
+    BodyError,
+    RoutingFields,
+    decode_fields,
+    form_fields,
+    json_fields,
+    shortened,
+)
 from shoal.gateway.metered import MeteredExchange, metered
 from shoal.gateway.paths import Endpoint, classify, model_of
 from shoal.gateway.relay import RESUMABLE
@@ -65,8 +73,10 @@ def _usual(gateway: Gateway, client: ClientConnection, request: Request) -> Exch
     if access is not None and (key := access.unlimited.get(request.credentials)) is None:
         return None
     body = request.body
+    if len(body) >= LONG_BODY and gateway.fields_of is decode_fields:  # nobody needs the prompt
+        body = shortened(body)
     try:
-        fields = gateway.fields_of(body if len(body) < gateway.long_body else shortened(body))
+        fields = gateway.fields_of(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     route = gateway.routes.get(fields.model)  # type: ignore[arg-type] # None has none
