@@ -26,7 +26,7 @@ from shoal.gateway.exchange import Exchange
 from shoal.gateway.heads import KnownHead
 from shoal.gateway.messages import WorkerSettings
 from shoal.gateway.request import parse_request
-from shoal.gateway.upstream import parse_head
+from shoal.gateway.response_head import parse_head
 from shoal.routing.table import EngineTarget, ModelRoute, RoutingTable
 
 BODY = b'{"model":"m","messages":[{"role":"user","content":"%b"}],"max_tokens":16}' % (

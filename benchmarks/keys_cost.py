@@ -23,7 +23,7 @@ from shoal.gateway.keys import Key, Keyring, KeyTable, digest_of, take_credentia
 from shoal.gateway.limits import MINUTE, Limiter
 from shoal.gateway.messages import WorkerSettings
 from shoal.gateway.request import parse_request
-from shoal.gateway.upstream import parse_head
+from shoal.gateway.response_head import parse_head
 from shoal.gateway.usage import BodyWatch
 from shoal.routing.table import EngineTarget, ModelRoute, RoutingTable
 

@@ -15,10 +15,11 @@ from shoal.gateway.counters import NO_MODEL, Cell
 from shoal.gateway.events import Dechunker
 from shoal.gateway.faults import is_dead_core
 from shoal.gateway.outcomes import CLIENT_GONE, count, count_whole
+from shoal.gateway.response_head import Framing, ResponseHead
 from shoal.gateway.responses import Answer, error, message_of
 from shoal.gateway.trace import Explained, epoch
 from shoal.gateway.tunnel import TunnelEnd
-from shoal.gateway.upstream import Framing, ResponseHead, UpstreamConnection
+from shoal.gateway.upstream import UpstreamConnection
 from shoal.gateway.usage import BodyWatch, Usage, last_usage
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ import msgspec
 
 from shoal.gateway.exchange import Exchange
 from shoal.gateway.fields import without
+from shoal.gateway.response_head import Framing, ResponseHead
 from shoal.gateway.stream import StreamExchange
-from shoal.gateway.upstream import Framing, ResponseHead
 from shoal.gateway.usage import BodyWatch, Usage
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from shoal.gateway.faults import is_dead_core
 from shoal.gateway.forms import CHUNK_END, EventForm
 from shoal.gateway.outcomes import count_first, count_gaps
 from shoal.gateway.relay import Relay, broken_event
+from shoal.gateway.response_head import Framing, ResponseHead
 from shoal.gateway.splice import EngineError, SeamError
 from shoal.gateway.transcript import FOLD_PIECES
-from shoal.gateway.upstream import Framing, ResponseHead
 from shoal.gateway.usage import Usage
 
 if TYPE_CHECKING:

@@ -18,10 +18,11 @@ from shoal.gateway.forms import form_of
 from shoal.gateway.outcomes import WIDTH
 from shoal.gateway.relay import Relay
 from shoal.gateway.request import Request
+from shoal.gateway.response_head import ResponseHead
 from shoal.gateway.splice import EngineError
 from shoal.gateway.stream import StreamExchange
 from shoal.gateway.transcript import FOLD_PIECES, Transcript
-from shoal.gateway.upstream import ResponseHead, UpstreamConnection
+from shoal.gateway.upstream import UpstreamConnection
 from support.thorough import tries
 
 CHAT, COMPLETIONS = b"/v1/chat/completions", b"/v1/completions"
