@@ -55,6 +55,7 @@ class Loaded:
         open: streams that were still running at the end.
         seconds: from the first request to the last answer.
         p50, p99: latency of a request, or time to the first event of a stream, microseconds.
+        gap_p99: between two events of a stream, microseconds; 0 without streams.
         error: what the first failure was.
     """
 
@@ -66,6 +67,7 @@ class Loaded:
     seconds: float
     p50: float
     p99: float
+    gap_p99: float
     error: str
 
 
@@ -81,6 +83,7 @@ def parse(line: str) -> Loaded:
             **{name: found[name] for name in ("sent", "completed", "failed", "events", "open", "seconds")},
             p50=found["p50_us"],
             p99=found["p99_us"],
+            gap_p99=found["gap_p99_us"],
             error=found["error"],
         )
     except (ValueError, KeyError, TypeError) as error:

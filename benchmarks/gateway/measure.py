@@ -15,6 +15,7 @@ from benchmarks.gateway.results import (
     CPU_LARGE,
     CPU_REQUEST,
     CPU_UNPACED,
+    ITL,
     MEMORY,
     MEMORY_STREAMS,
     P50,
@@ -206,7 +207,7 @@ class Bench:
             Work(
                 "paced streams",
                 self._streams(self._paced, stagger, plan.paced + plan.limit / 2),
-                lambda loaded: {TTFT.key: loaded.p50, "ttft_p99": loaded.p99},
+                lambda loaded: {TTFT.key: loaded.p50, "ttft_p99": loaded.p99, ITL.key: loaded.gap_p99},
                 CPU_EVENT.key,
                 lambda loaded: loaded.events,
             ),

@@ -30,12 +30,13 @@ P99 = Metric("p99_32", "p99 µs\n32 conn.")
 CPU_LARGE = Metric("cpu_request_32k", "CPU µs/request\n32 KB")
 CPU_EVENT = Metric("cpu_event", "CPU µs/event\n64 paced streams")
 CPU_UNPACED = Metric("cpu_event_unpaced", "CPU µs/event\n64 unpaced")
-TTFT = Metric("ttft_p50", "TTFT p50 µs\n64 paced streams")
+TTFT = Metric("ttft_p50", "TTFT p50 µs\n64 paced")
+ITL = Metric("itl_p99", "ITL p99 µs\n64 paced")
 MEMORY = Metric("memory_idle", "RSS MB\nidle")
 MEMORY_STREAMS = Metric("memory_streams", "RSS MB\n1,000 streams")
 
 REQUESTS = (CPU_REQUEST, RATE, P50, P99, CPU_LARGE)
-STREAMS = (CPU_EVENT, CPU_UNPACED, TTFT, MEMORY, MEMORY_STREAMS)
+STREAMS = (CPU_EVENT, CPU_UNPACED, TTFT, ITL, MEMORY, MEMORY_STREAMS)
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,7 @@ def test_events_are_counted_exactly(port: int, load: Load, tmp_path: Path, rate:
 def test_a_pace_is_kept(port: int, load: Load, tmp_path: Path) -> None:
     loaded = load.streams(port, request(tmp_path, stream="events=41 rate=100 hold=0"), 3, 0, 5)
     assert 0.4 <= loaded.seconds < 1.5
+    assert 10_000 <= loaded.gap_p99 < 1_000_000
 
 
 def test_streams_that_do_not_end_in_time_are_open_not_failed(port: int, load: Load, tmp_path: Path) -> None:
