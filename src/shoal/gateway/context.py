@@ -16,6 +16,7 @@ from shoal.gateway import outcomes
 from shoal.gateway.access import Access
 from shoal.gateway.admission import Admission
 from shoal.gateway.affinity import Affinity
+from shoal.gateway.coalescing import CoalescedReads
 from shoal.gateway.counters import NO_MODEL, Cell, InFlight, SharedMetrics, model_block
 from shoal.gateway.faults import Faults
 from shoal.gateway.heads import KnownRequests
@@ -232,6 +233,7 @@ class Gateway:
         self.fields_of: Callable[[bytes], RoutingFields] = decode_fields
         """Decodes the routing fields of a JSON body, with the prompt if policies need it."""
         self.heads = KnownRequests(settings)
+        self.reads = CoalescedReads()
         self.traces = Traces(settings, report)
         self.curious = settings.allow_override or self.traces.watching
         """More is to be found out about each request than its routing fields."""

@@ -179,6 +179,12 @@ class StreamExchange(Exchange):
     def _note_first(self) -> None:
         self._first_at = now = monotonic_ns()
         count_first(self.gateway.outcomes, self._block, now - self._begun)
+        self._flow()
+
+    def _flow(self) -> None:
+        """Have what else comes read together with what comes of other streams."""
+        if self._upstream is not None:
+            self.gateway.reads.add(self._upstream)
 
     def _observe(self, status: int) -> None:
         super()._observe(status)
@@ -297,6 +303,7 @@ class StreamExchange(Exchange):
             strip_usage=outgoing.ask_usage,
         )
         self._take_chunks(head)
+        self._flow()
         # A comment, which clients pass over: who reads the stream can see its seams.
         self._emit(
             f": shoal: {self._failures[-1]}; {pool.target.id} goes on after {relay.tokens} tokens\n\n".encode()

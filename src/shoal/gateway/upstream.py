@@ -17,6 +17,7 @@ from shoal.gateway.heads import MAX_DIGITS
 from shoal.gateway.response_head import BadResponseError, Framing, ResponseHead, parse_head
 
 if TYPE_CHECKING:
+    from shoal.gateway.coalescing import CoalescedReads
     from shoal.gateway.exchange import Exchange
     from shoal.gateway.pool import Pool
     from shoal.gateway.request import Request
@@ -54,8 +55,11 @@ class UpstreamConnection(asyncio.Protocol):
         "_remaining",
         "alive",
         "exchange",
+        "fd",
         "on_chunk",
         "pool",
+        "raw",
+        "reads",
         "reused",
         "transport",
     )
@@ -69,6 +73,11 @@ class UpstreamConnection(asyncio.Protocol):
         self.exchange: Exchange | None = None
         self.alive = True
         self.reused = False
+        self.reads: CoalescedReads | None = None
+        """Has the say over how this connection is read."""
+        self.raw: asyncio.Transport | None = None
+        """Reads the socket: the transport, or what is under its TLS; None where that is not to be had."""
+        self.fd = -1
         self._parser = httptools.HttpResponseParser(self)
         self._begun = 0  # messages llhttp saw begin and end since the request was sent
         self._ended = 0
@@ -109,17 +118,23 @@ class UpstreamConnection(asyncio.Protocol):
         """Close at once. The engine sees its client go away and aborts the request, if one is running."""
         self.alive = False
         self.exchange = self.on_chunk = None
+        self._read_alone()
         self.transport.abort()
 
     def pause(self) -> None:
         """Read no more for now."""
         self._paused = True
+        self._read_alone()
         self.transport.pause_reading()
 
     def resume(self) -> None:
         """Go on reading."""
         self._paused = False
         self.transport.resume_reading()
+
+    def _read_alone(self) -> None:
+        if self.reads is not None:
+            self.reads.remove(self)
 
     # What llhttp calls.
 
@@ -142,8 +157,9 @@ class UpstreamConnection(asyncio.Protocol):
     # What asyncio calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin."""
+        """Begin. TLS that is not there yet leaves `raw` as it is (`EngineTls.start`)."""
         self.transport = transport  # type: ignore[assignment]
+        self.raw = self.transport if transport.get_extra_info("sslcontext") is None else None
 
     def data_received(self, data: bytes) -> None:
         """Follow the framing and pass the bytes on."""
@@ -179,10 +195,12 @@ class UpstreamConnection(asyncio.Protocol):
     def eof_received(self) -> None:
         """Not usable any more; asyncio closes the transport next."""
         self.alive = False
+        self._read_alone()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the exchange, if there is one."""
         self.alive = False
+        self._read_alone()
         exchange, self.exchange = self.exchange, None
         self.on_chunk = None
         if exchange is None:
@@ -314,6 +332,7 @@ class UpstreamConnection(asyncio.Protocol):
         elif framing is _CLOSE:
             return
         self.exchange = self.on_chunk = None
+        self._read_alone()
         if self._paused:
             self.resume()
         if self._keep_alive and self.alive and self.transport.get_write_buffer_size() == 0:

@@ -24,7 +24,7 @@ import psutil
 import pytest
 import uvloop
 
-from shoal.gateway import counters
+from shoal.gateway import coalescing, counters
 from shoal.gateway.client import accept
 from shoal.gateway.context import Gateway
 from shoal.gateway.counters import InFlight, SharedMetrics
@@ -32,6 +32,7 @@ from shoal.gateway.key_cells import KeyCells, size
 from shoal.gateway.messages import EngineFault, KeyUsage, TableUpdate, WorkerNotice, WorkerSettings
 from shoal.routing.table import EngineTarget, ModelRoute, RoutingTable
 from support.channel import open_node_end
+from support.thorough import THOROUGH
 
 DEADLINE = 20.0  # s for one test
 
@@ -446,6 +447,24 @@ class Stage:
 def stage(tmp_path: Any) -> Stage:
     """An empty stage."""
     return Stage(str(tmp_path / "control.sock"))
+
+
+@pytest.fixture
+def together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the gateway in this process read streams together, however few there are and however little flows."""
+    monkeypatch.setattr(coalescing, "MANY", 1)
+    monkeypatch.setattr(coalescing, "WORTH", 0.0)
+
+
+@pytest.fixture(params=["alone", "together"] if THOROUGH else ["together"])
+def reading(request: pytest.FixtureRequest) -> str:
+    """Run a test in both ways, and tell which it is: streams are read by their transports, or together.
+
+    In a quick run only together, which takes the other way as well once a stream ends or much comes at once.
+    """
+    if request.param == "together":
+        request.getfixturevalue("together")
+    return str(request.param)
 
 
 class Worker:

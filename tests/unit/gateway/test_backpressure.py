@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
+from shoal.gateway.coalescing import MANY
+
 MIB = 1 << 20
 
 
-async def test_backpressure_of_a_client_that_does_not_read_a_large_stream(stage, worker):
-    total, clients, sent = 100 * MIB, 4, 0
+@pytest.mark.parametrize("clients", [4, MANY])
+async def test_backpressure_of_a_client_that_does_not_read_a_large_stream(stage, worker, clients):
+    total, sent = 100 * MIB, 0
     event = b"data: " + b"x" * 65_000 + b"\n\n"
     chunk = b"%x\r\n%b\r\n" % (len(event), event)
 

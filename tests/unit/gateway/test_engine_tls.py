@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import ssl
 from pathlib import Path
+
+import pytest
 
 from shoal.cluster.pki import SERVER_NAME, Authority
 from shoal.gateway import engine_tls
@@ -99,6 +102,111 @@ async def test_a_long_stream_and_a_large_body_pass(stage, tmp_path):
     await open_to(stage, await engine.start(), {AUTHORITY.fingerprint: files})
     reply = await stage.request(stage.post(b'{"model":"m"' + b" " * 299_999 + b"}"))
     assert (reply.status, reply.body == events, len(received)) == (200, True, 1)
+    engine.close()
+
+
+ASK = b'{"model":"m","stream":true}'
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+def event(number: int, size: int = 0) -> bytes:
+    data = b"data: %d %b\n\n" % (number, b"x" * size)
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def numbers(body: bytes) -> list[int]:
+    return [int(number) for number in re.findall(rb"data: (\d+)", body)]
+
+
+async def test_events_pass_as_they_come_and_the_connection_is_used_again(stage, tmp_path, reading):
+    files = credentials(tmp_path)
+    engine = SecureEngine(stage, files)
+    heard = asyncio.Event()
+    together: list[bool] = []
+
+    async def speak(reader, writer):
+        engine.writers.append(writer)
+        for _ in range(3):
+            await reader.readuntil(b"\r\n\r\n")
+            await reader.readexactly(len(ASK))
+            writer.write(HEAD)
+            for number in range(20):
+                writer.write(event(number))
+                await heard.wait()
+                heard.clear()
+                together.append(stage.gateway.reads.active)
+            writer.write(event(20, 50_000) + b"0\r\n\r\n")
+
+    engine._serve = speak
+    await open_to(stage, await engine.start(), {AUTHORITY.fingerprint: files})
+    for _ in range(3):
+        client = await stage.client()
+        await client.send(stage.post(ASK))
+        for number in range(20):
+            await client.reader.readuntil(b"data: %d " % number)
+            await client.reader.readuntil(b"\n\r\n")
+            heard.set()
+        body, _, complete = await client._chunks()
+        assert (numbers(body), complete) == ([20], True)
+    assert len(engine.writers) == 1
+    assert set(together) == {reading == "together"}
+    engine.close()
+
+
+@pytest.mark.usefixtures("reading")
+@pytest.mark.parametrize("way", ["close", "abort"])
+async def test_a_stream_that_breaks_off_is_noticed(stage, tmp_path, way):
+    files = credentials(tmp_path)
+    engine = SecureEngine(stage, files)
+    heard = asyncio.Event()
+
+    async def speak(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(HEAD + event(0))
+        await heard.wait()
+        writer.write(event(1))
+        getattr(writer.transport, way)()
+
+    engine._serve = speak
+    await open_to(stage, await engine.start(), {AUTHORITY.fingerprint: files})
+    client = await stage.client()
+    await client.send(stage.post(ASK))
+    await client.reader.readuntil(b"data: 0 \n\n\r\n")
+    heard.set()
+    body, _, _ = await client._chunks()
+    assert way == "abort" or numbers(body) == [1]
+    assert b"server_error" in body
+    engine.close()
+
+
+@pytest.mark.usefixtures("reading")
+async def test_an_engine_waits_for_a_client_that_does_not_read_events(stage, tmp_path):
+    files = credentials(tmp_path)
+    engine = SecureEngine(stage, files)
+    sent = 0
+
+    async def speak(reader, writer):
+        nonlocal sent
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(HEAD)
+        for number in range(10_000):
+            writer.write(event(number, 3000))
+            await writer.drain()
+            await asyncio.sleep(0)
+            sent = number
+        writer.write(b"0\r\n\r\n")
+
+    engine._serve = speak
+    await open_to(stage, await engine.start(), {AUTHORITY.fingerprint: files})
+    client = await stage.client()
+    client.writer.transport.pause_reading()
+    await client.send(stage.post(ASK))
+    await stage.until(lambda: sent > 100)
+    await stage.until_still(lambda: sent)
+    assert sent < 9_000
+    client.writer.transport.resume_reading()
+    reply = await client.reply()
+    assert (numbers(reply.body), reply.complete) == ([*range(10_000)], True)
     engine.close()
 
 

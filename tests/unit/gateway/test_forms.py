@@ -84,7 +84,8 @@ class Both:
         self.written: list[bytes] = []
         client = SimpleNamespace(write=self.written.append)
         request = Request(b"POST", path, b"", 0, False, False, True, False, False)
-        gateway = SimpleNamespace(coarse_now=0.0, outcomes=OUTCOMES)
+        reads = SimpleNamespace(add=lambda _: None)
+        gateway = SimpleNamespace(coarse_now=0.0, outcomes=OUTCOMES, reads=reads)
         exchange = Stream(gateway, client, request, None)  # type: ignore[arg-type]
         exchange._relay, exchange._chunk = self.quick, True
         exchange._upstream = self.upstream = SimpleNamespace(on_chunk=exchange.on_chunk)  # type: ignore[assignment]
@@ -349,6 +350,7 @@ class Idle:
     def forget(self, connection: UpstreamConnection) -> None: ...
     def write(self, data: bytes) -> None: ...
     def abort(self) -> None: ...
+    def get_extra_info(self, name: str) -> None: ...
     def get_write_buffer_size(self) -> int:
         return 0
 

@@ -14,6 +14,8 @@ from shoal.gateway.usage import BodyWatch, StreamWatch, Usage, last_usage
 from support.keys import bearer, key
 from support.sim import Sim, start
 
+pytestmark = pytest.mark.usefixtures("reading")
+
 MODEL = "m"
 CHAT, COMPLETIONS, MESSAGES = "/v1/chat/completions", "/v1/completions", "/v1/messages"
 SAY = [{"role": "user", "content": 'Tell a story with "usage":{"prompt_tokens":99} in it.'}]

@@ -17,6 +17,8 @@ from shoal.gateway.counters import Cell
 from support.sim import Sim, start
 from support.thorough import some
 
+pytestmark = pytest.mark.usefixtures("reading")
+
 MODEL = "m"
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
