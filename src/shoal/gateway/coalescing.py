@@ -116,7 +116,13 @@ class CoalescedReads:
             except OSError:  # the transport finds out by itself
                 data = b""
             if data:
-                self._tell(connection, data)
+                try:
+                    if connection.raw is connection.transport:
+                        connection.data_received(data)
+                    else:
+                        _feed(connection, data)
+                except Exception as error:
+                    self._fail(connection, error)
             if len(data) in (0, _SIZE) and connection.reads is self:
                 self.remove(connection)
         self._ready += len(ready)
@@ -131,20 +137,18 @@ class CoalescedReads:
         else:
             self._loop.call_later(PAUSE, self._read, epoll)
 
-    def _tell(self, connection: UpstreamConnection, data: bytes) -> None:
-        try:
-            _feed(connection, data)
-        except Exception as error:  # as in a transport: it is the end of this connection, and of no other
-            if connection.reads is self:
-                self.remove(connection)
-            transport = connection.transport
-            transport.abort()
-            self._loop.call_exception_handler({
-                "message": "Fatal error: protocol.data_received() call failed.",
-                "exception": error,
-                "transport": transport,
-                "protocol": connection,
-            })  # fmt: skip
+    def _fail(self, connection: UpstreamConnection, error: Exception) -> None:
+        """As in a transport, what goes wrong with its bytes is the end of this connection, and of no other."""
+        if connection.reads is self:
+            self.remove(connection)
+        transport = connection.transport
+        transport.abort()
+        self._loop.call_exception_handler({
+            "message": "Fatal error: protocol.data_received() call failed.",
+            "exception": error,
+            "transport": transport,
+            "protocol": connection,
+        })  # fmt: skip
 
 
 def _raw(connection: UpstreamConnection) -> asyncio.Transport:
@@ -153,12 +157,8 @@ def _raw(connection: UpstreamConnection) -> asyncio.Transport:
 
 
 def _feed(connection: UpstreamConnection, data: bytes) -> None:
-    """Do with bytes from the connection's socket what its transport would do."""
-    raw = _raw(connection)
-    if raw is connection.transport:
-        connection.data_received(data)
-        return
-    tls = cast(asyncio.BufferedProtocol, raw.get_protocol())  # as in asyncio and uvloop
+    """Put bytes from the socket of a connection with TLS into that, as the transport under it would."""
+    tls = cast(asyncio.BufferedProtocol, _raw(connection).get_protocol())  # as in asyncio and uvloop
     size = len(data)
     memoryview(tls.get_buffer(size))[:size] = data
     tls.buffer_updated(size)
