@@ -25,7 +25,10 @@ TRIED = 64
 """Readings after which it is seen whether it was worth it."""
 
 RETRY = 1.0
-"""Seconds until it is tried again if it was not."""
+"""Seconds until it is tried again if it was not; twice as many each time."""
+
+RETRY_MOST = 32.0
+"""Seconds that this grows to: to take a thousand quiet connections and give them back costs milliseconds."""
 
 WORTH = 1.5
 """Connections with something to read that it takes, in the mean of so many readings."""
@@ -42,13 +45,14 @@ class CoalescedReads:
     much to say at once, is given back to it.
     """
 
-    __slots__ = ("_connections", "_epoll", "_loop", "_readings", "_ready", "_resting")
+    __slots__ = ("_connections", "_epoll", "_loop", "_readings", "_ready", "_rest", "_resting")
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._connections: dict[int, UpstreamConnection] = {}  # by descriptor
         self._epoll: select.epoll | None = None  # while they are read together
         self._resting = False  # it was not worth it just now
+        self._rest = RETRY  # seconds, the next time it is not
         self._readings = self._ready = 0  # since it was last seen whether it is
 
     @property
@@ -97,7 +101,8 @@ class CoalescedReads:
         for connection in self._connections.values():
             _raw(connection).resume_reading()
         self._resting = True
-        self._loop.call_later(RETRY, self._retry)
+        self._loop.call_later(self._rest, self._retry)
+        self._rest = min(2 * self._rest, RETRY_MOST)
 
     def _retry(self) -> None:
         self._resting = False
@@ -131,6 +136,7 @@ class CoalescedReads:
             if self._ready < WORTH * TRIED:
                 self._end(epoll)
                 return
+            self._rest = RETRY
             self._readings = self._ready = 0
         if len(ready) == _AT_ONCE:
             self._loop.call_soon(self._read, epoll)

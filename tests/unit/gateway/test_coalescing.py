@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 from types import SimpleNamespace
 
@@ -86,6 +87,24 @@ async def test_streams_are_read_together_while_much_flows(stage):
     for client in clients:
         body, _, complete = await client._chunks()
         assert (numbers(body), complete) == ([102], True)
+
+
+async def test_quiet_streams_are_tried_more_and_more_rarely(stage, monkeypatch):
+    monkeypatch.setattr(coalescing, "MANY", 1)
+    monkeypatch.setattr(coalescing, "TRIED", 4)
+    monkeypatch.setattr(coalescing, "RETRY", 0.05)
+    began: list[float] = []
+    begin_reading = CoalescedReads._begin
+
+    def begin_noted(reads: CoalescedReads) -> None:
+        began.append(asyncio.get_running_loop().time())
+        begin_reading(reads)
+
+    monkeypatch.setattr(CoalescedReads, "_begin", begin_noted)
+    await begin(stage, 1)
+    await stage.until(lambda: len(began) == 5)
+    rests = [later - earlier for earlier, later in itertools.pairwise(began)]
+    assert all(rest >= 0.05 * 2**number for number, rest in enumerate(rests)), rests
 
 
 async def test_a_few_streams_are_read_by_their_transports(stage):
