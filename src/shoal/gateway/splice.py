@@ -59,7 +59,7 @@ class Splice:
             # What follows belongs to another tokenisation: from now on there is only text to go on from.
             said.prompt_ids = None
             said.counted = plan.tokens
-            del said.ids[:], said.mark_ids[:], said.mark_chars[:]
+            del said.ids[:], said.ahead[:], said.mark_ids[:], said.mark_chars[:]
 
     def feed(self, events: bytes) -> bytes:
         """Return what the client gets for whole events of the continuation.
@@ -94,7 +94,7 @@ class Splice:
         out = []
         if said.finish_reason is None:
             said.finish_reason = reason
-            out.append(self._chunk("", Choice(finish_reason=reason), self._counts(0), None))
+            out.append(self._chunk("", [], Choice(finish_reason=reason), self._counts(0), None))
         if self._usage_wanted and not said.usage_sent:
             out.append(event(self._head | {"choices": [], "usage": self._counts(0)}))
         return b"".join((*out, DONE_EVENT))
@@ -103,14 +103,15 @@ class Splice:
         text = self._news(choice)
         if not self._exact:
             return self._passed_on(chunk, choice, data)
+        ids = self._said.news_of(choice.token_ids or []) if self._asked.token_ids else []
         self._said.extend(choice.token_ids, choice.content, text)
         self._said.finish_reason = choice.finish_reason
-        if not text and choice.finish_reason is None and not self._asked.token_ids:
+        if not text and not ids and choice.finish_reason is None:
             return b""
         counts = None
         if self._usage_in_chunks and chunk.usage is not None:
             counts = self._counts(chunk.usage.completion_tokens or 0)
-        return self._chunk(text, choice, counts, chunk.system_fingerprint)
+        return self._chunk(text, ids, choice, counts, chunk.system_fingerprint)
 
     def _news(self, choice: Choice) -> str:
         """Return the text of a choice without what the client has already."""
@@ -123,8 +124,10 @@ class Splice:
         self._repeats = self._repeats[size:]
         return text[size:]
 
-    def _chunk(self, text: str, like: Choice, usage: dict[str, Any] | None, fingerprint: str | None) -> bytes:
-        """Return a chunk with the fields of vLLM's, in its order; all but its text is that of `like`."""
+    def _chunk(
+        self, text: str, ids: list[int], like: Choice, usage: dict[str, Any] | None, fingerprint: str | None
+    ) -> bytes:
+        """Return a chunk with the fields of vLLM's, in its order; all but its text and its ids is that of `like`."""
         content = {"delta": {"content": text}} if self._asked.chat else {"text": text}
         choice: dict[str, Any] = {
             "index": 0,
@@ -136,7 +139,7 @@ class Splice:
             choice["stop_reason"] = like.stop_reason
         if not self._asked.chat:
             choice["prompt_token_ids"] = None
-        choice["token_ids"] = (like.token_ids or []) if self._asked.token_ids else None
+        choice["token_ids"] = ids if self._asked.token_ids else None
         body = self._head | {"choices": [choice]}
         if fingerprint is not None and not self._usage_wanted:
             body["system_fingerprint"] = fingerprint

@@ -90,6 +90,7 @@ class Transcript:
         ids: token ids of the answer.
         chars: characters of the answer that have gone to the client.
         covered: characters that `ids` stand for: `chars`, except while another engine repeats what was sent.
+        ahead: token ids behind `ids` that the client has already, while another engine generates them again.
         mark_ids: for every chunk with text, how many ids there were with it,
         mark_chars: and how many characters (`covered`).
         counted: tokens of the answer; where there are no ids, chunks: engines send one for each token.
@@ -118,6 +119,7 @@ class Transcript:
         self.head: Chunk | None = None
         self.prompt_ids: list[int] | None = None
         self.ids: array[int] = array("I")
+        self.ahead: array[int] = array("I")
         self._text: list[str] = []
         self.chars = 0
         self.covered = 0
@@ -260,10 +262,20 @@ class Transcript:
             self.mark_chars.append(self.covered)
 
     def rewind(self, tokens: int, covered: int) -> None:
-        """Forget the token ids behind the first `tokens`, which stand for `covered` characters."""
+        """Put the token ids behind the first `tokens`, which stand for `covered` characters, `ahead`."""
+        self.ahead = self.ids[tokens:] + self.ahead
         del self.ids[tokens:]
         self.counted = self.spoken = tokens
         self.covered = covered
         while self.mark_ids and self.mark_ids[-1] > tokens:
             self.mark_ids.pop()
             self.mark_chars.pop()
+
+    def news_of(self, ids: list[int]) -> list[int]:
+        """Return ids that were generated again without those that are `ahead`, as far as they are the same."""
+        ahead, same = self.ahead, 0
+        while same < len(ids) and same < len(ahead) and ids[same] == ahead[same]:
+            same += 1
+        # Others than those that were sent, which cannot be taken back, are news with all that follows.
+        self.ahead = ahead[same:] if same == len(ids) else ahead[:0]
+        return ids[same:]

@@ -219,16 +219,34 @@ async def test_a_stream_survives_two_engines(stage, sims):
     assert [c.split("; ")[1].split(" ")[0] for c in story.comments] == ["n2/m", "n1/m"]
 
 
-async def test_token_ids_that_the_client_asks_for_stay(stage, sims):
-    body = body_of(CHAT, return_token_ids=True)
-    wanted = await asyncio.to_thread(undisturbed, sims[1], CHAT, body)
+def ids_of(story: Story) -> list[int]:
+    return [i for choice in story.choices for i in choice.get("token_ids") or []]
+
+
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
+@pytest.mark.parametrize("stop", [None, "words that never come"])
+async def test_token_ids_that_the_client_asks_for_stay_and_come_once(stage, sims, path, stop):
+    """Those of a character that is not whole, or of text held back for a stop string, are generated again."""
+    body = body_of(path, return_token_ids=True, stop=stop)
+    wanted = await asyncio.to_thread(undisturbed, sims[1], path, body)
     await open_gateway(stage, sims[:2])
-    await fault(sims[0], kind="cut", after_tokens=20)
+    for cut in some(range(LIMIT)):
+        await start_over(stage, sims)
+        await fault(sims[0], kind="cut", after_tokens=cut, how="eof")
+        story = Story((await stage.request(request(stage, path, body))).body)
+        assert (ids_of(story), story.text) == (ids_of(wanted), wanted.text), cut
+
+
+async def test_token_ids_come_once_from_three_engines(stage, sims):
+    """The second one fails while it generates again what the client has."""
+    body = body_of(CHAT, return_token_ids=True, stop="words that never come")
+    wanted = await asyncio.to_thread(undisturbed, sims[1], CHAT, body)
+    await open_gateway(stage, sims)
+    await fault(sims[0], kind="cut", after_tokens=30, how="eof")
+    await fault(sims[2], kind="cut", after_tokens=2, how="eof")
     story = Story((await stage.request(request(stage, CHAT, body))).body)
-    assert [i for c in story.choices for i in c.get("token_ids") or []] == [
-        i for c in wanted.choices for i in c.get("token_ids") or []
-    ]
-    assert story.text == wanted.text
+    assert len(story.comments) == 2
+    assert (ids_of(story), story.text) == (ids_of(wanted), wanted.text)
 
 
 @pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
