@@ -5,9 +5,11 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from support.cluster import Cluster
@@ -106,13 +108,36 @@ def test_streams_move_away_from_an_engine_that_hangs(make_cluster: Callable[...,
     assert any("(recovery.stall_timeout)" in e for e in cluster.events(0))
 
 
+@pytest.mark.long
+def test_streams_that_are_read_together_go_on(make_cluster: Callable[..., Cluster]):
+    def kill_while_read_together(cluster: Cluster) -> None:
+        wait_until(lambda: _polls(cluster, 1) == 2, 5, "the gateway reads its streams together")
+        cluster.kill_engine(0)
+
+    assert_nobody_notices(
+        make_cluster, kill_while_read_together, nodes=(1,), streams=48, gateway={"workers": 1}
+    )
+
+
+def _polls(cluster: Cluster, node: int) -> int:
+    """Return how many epolls a node's gateway has: that of its loop, and one for streams that are read together."""
+    children = psutil.Process(cluster.processes[node].pid).children()
+    (worker,) = [child for child in children if "shoal.gateway" in child.cmdline()]
+    opened = Path(f"/proc/{worker.pid}/fd").iterdir()
+    return sum(file.readlink() == Path("anon_inode:[eventpoll]") for file in opened)
+
+
 def assert_nobody_notices(
-    make_cluster: Callable[..., Cluster], fault: Callable[[Cluster], None], **config: Any
+    make_cluster: Callable[..., Cluster],
+    fault: Callable[[Cluster], None],
+    nodes: tuple[int, ...] = (1, 2),
+    streams: int = 9,
+    **config: Any,
 ) -> tuple[Cluster, list[Reader]]:
-    """Break the first node's engine under streams through the other nodes, and compare with undisturbed answers."""
+    """Break the first node's engine under streams through `nodes`, and compare with undisturbed answers."""
     model = {"path": "sim-model", "engine": "sim", "args": ARGS}
     cluster = make_cluster(nodes=3, model=model, **config).start()
-    readers = [Reader(cluster.url(1 + i % 2, "/v1/chat/completions"), i) for i in range(9)]
+    readers = [Reader(cluster.url(nodes[i % len(nodes)], "/v1/chat/completions"), i) for i in range(streams)]
     for reader in readers:
         reader.start()
     wait_until(lambda: all(r.events >= 20 for r in readers), 20, "all streams have begun")
@@ -133,7 +158,7 @@ def assert_nobody_notices(
         assert text_of(reader.lines) == text_of(again.lines)
     resumes = sum(
         total(cluster.http.get(cluster.url(node, "/metrics")).text, "shoal_gateway_resumes_total")
-        for node in (1, 2)
+        for node in nodes
     )
     assert resumes == len(moved)
     return cluster, readers
