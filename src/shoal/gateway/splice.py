@@ -103,10 +103,10 @@ class Splice:
         text = self._news(choice)
         if not self._exact:
             return self._passed_on(chunk, choice, data)
-        ids = self._said.news_of(choice.token_ids or []) if self._asked.token_ids else []
+        ids = self._said.news_of(choice.token_ids or [])
         self._said.extend(choice.token_ids, choice.content, text)
         self._said.finish_reason = choice.finish_reason
-        if not text and not ids and choice.finish_reason is None:
+        if not text and choice.finish_reason is None and not (ids and self._asked.token_ids):
             return b""
         counts = None
         if self._usage_in_chunks and chunk.usage is not None:

@@ -90,7 +90,7 @@ class Transcript:
         ids: token ids of the answer.
         chars: characters of the answer that have gone to the client.
         covered: characters that `ids` stand for: `chars`, except while another engine repeats what was sent.
-        ahead: token ids behind `ids` that the client has already, while another engine generates them again.
+        ahead: token ids behind `ids` that had come already, while another engine generates them again.
         mark_ids: for every chunk with text, how many ids there were with it,
         mark_chars: and how many characters (`covered`).
         counted: tokens of the answer; where there are no ids, chunks: engines send one for each token.

@@ -145,7 +145,7 @@ async def test_connections_are_used_again_afterwards(stage, together):
     (connection,) = idle(stage)
     assert connection.reads is None
     await engine.stop()
-    await stage.until(lambda: not idle(stage)), "its transport sees it end"
+    await stage.until(lambda: not idle(stage))  # its transport sees it end
 
 
 async def test_an_event_in_parts_is_put_together(stage, together):

@@ -15,6 +15,7 @@ from shoal.gateway import engine_tls
 from shoal.gateway.messages import Credentials
 
 AUTHORITY = Authority("shoal", "0123456789abcdef")
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
 def credentials(directory: Path, authority: Authority = AUTHORITY) -> Credentials:
@@ -86,11 +87,10 @@ async def test_requests_go_over_one_connection_kept(stage, tmp_path):
 async def test_a_long_stream_and_a_large_body_pass(stage, tmp_path):
     files = credentials(tmp_path)
     events = b"".join(b"data: %d\n\n" % n for n in range(20_000)) + b"data: [DONE]\n\n"
-    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
     body = (
         b"".join(b"%x\r\n%b\r\n" % (len(p), p) for p in (events[:100_000], events[100_000:])) + b"0\r\n\r\n"
     )
-    engine = SecureEngine(stage, files, head + body)
+    engine = SecureEngine(stage, files, HEAD + body)
 
     async def serve(reader, writer):
         await reader.readuntil(b"\r\n\r\n")
@@ -106,7 +106,6 @@ async def test_a_long_stream_and_a_large_body_pass(stage, tmp_path):
 
 
 ASK = b'{"model":"m","stream":true}'
-HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
 def event(number: int, size: int = 0) -> bytes:
