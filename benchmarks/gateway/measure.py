@@ -41,6 +41,8 @@ class Plan:
 
     Attributes:
         repeats: of the whole.
+        slices: times that each load with requests of 1 KB is put on in one repeat. What else a machine does comes and
+            goes in seconds: the more often targets take turns, the more equally it hits them.
         many: load with 64 connections.
         one: load with 1 connection.
         some: load with 32 connections.
@@ -53,6 +55,7 @@ class Plan:
     """
 
     repeats: int
+    slices: int
     many: float
     one: float
     some: float
@@ -65,10 +68,10 @@ class Plan:
 
 
 FULL = Plan(
-    3, many=3.0, one=2.0, some=2.0, large=2.0, paced=5.0, unpaced=2000, holds=3, limit=10.0, spare=900.0
+    3, 3, many=1.0, one=0.7, some=0.7, large=2.0, paced=5.0, unpaced=2000, holds=3, limit=10.0, spare=900.0
 )
 QUICK = Plan(
-    3, many=1.2, one=0.6, some=0.8, large=1.6, paced=3.0, unpaced=1000, holds=1, limit=8.0, spare=15.0
+    3, 3, many=0.7, one=0.3, some=0.3, large=1.0, paced=2.2, unpaced=1000, holds=1, limit=8.0, spare=15.0
 )
 
 
@@ -186,7 +189,7 @@ class Bench:
         """Return the loads of one repeat."""
         plan = self.plan
         stagger = round(1e6 / PACE * (1 + 1 / STREAMS))  # one after the other, and out of step
-        return [
+        small = [
             Work(
                 "requests, 64 connections",
                 self._requests(STREAMS, plan.many, self._small),
@@ -203,6 +206,9 @@ class Bench:
                 self._requests(32, plan.some, self._small),
                 lambda loaded: {P99.key: loaded.p99, "p50_32": loaded.p50},
             ),
+        ]
+        return [
+            *small * plan.slices,
             Work("requests of 32 KB", self._requests(STREAMS, plan.large, self._large), cost=CPU_LARGE.key),
             Work(
                 "paced streams",

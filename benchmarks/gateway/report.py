@@ -159,7 +159,12 @@ def markdown(rows: Sequence[Row], verdicts: Sequence[Verdict], document: Mapping
     """Return the results as Markdown."""
     measured = [row for row in rows if row.samples]
     lines = [f"Measured {document['date']} on: {machine_sentence(document['machine'])}.", ""]
-    lines += [f"Medians of {document['repeats']} interleaved repeats, least and greatest in brackets.", ""]
+    repeats = document["repeats"]
+    lines += [
+        f"Medians of {repeats} interleaved repeats ({repeats * document['slices']} for requests of 1 KB), least and "
+        "greatest in brackets.",
+        "",
+    ]
     lines += [*_markdown_table(measured, REQUESTS), "", *_markdown_table(measured, STREAMS), ""]
     titles = [title.replace("\n", ", ") for title in COMPARED]
     lines += [f"| medians | {' | '.join(titles)} |", f"|---|{'---:|' * len(titles)}"]

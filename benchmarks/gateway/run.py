@@ -251,6 +251,7 @@ def run(targets: Sequence[Target], plan: Plan, console: Console) -> tuple[list[R
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "machine": machine.describe() | {"placement": placement.sentence},
         "repeats": plan.repeats,
+        "slices": plan.slices,
     }
     with alone(cache), contextlib.ExitStack() as stack:
         with (cache / "install.log").open("a") as log:

@@ -195,7 +195,7 @@ def run(plan: Plan, console: Console) -> dict[str, Any]:
         kept = [s for s in subjects if not s.row.name.endswith("kept")]
         bench = Bench(plan, directory, status.say)
         bench.run(kept)
-        measure_connections(bench, [s for s in subjects if s not in kept], plan.repeats, status)
+        measure_connections(bench, [s for s in subjects if s not in kept], plan.repeats * plan.slices, status)
         status.say("ending everything")
     for subject in subjects:
         if subject.worker is not None:

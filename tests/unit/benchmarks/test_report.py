@@ -9,6 +9,7 @@ from rich.console import Console
 DOCUMENT: dict[str, Any] = {
     "date": "2026-01-02",
     "repeats": 3,
+    "slices": 2,
     "others_busy_cores": 0.02,
     "machine": {
         "cpu": "A Fast One",
