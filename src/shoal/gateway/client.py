@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import Callable
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from shoal.gateway.context import Gateway
 
 _MAX_AHEAD = 64 * 1024  # bytes of pipelined requests taken in while one is being answered
+_MOST_PENDING = 16 * 1024  # bytes: a longer answer is sent at once
 _LINGER = 2.0  # s a refused client gets to read its answer before the connection is cut
 _REFUSED_LINGER = 1.0  # s the same for a connection beyond the limit, unless its request comes before
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: no time for an orderly end
@@ -110,13 +110,13 @@ class ClientConnection(asyncio.Protocol):
         "_early",
         "_exchange",
         "_gateway",
+        "_pending",
         "_phase",
         "_reader",
         "_reading_paused",
         "_transport",
         "_tunnel",
         "_unsent",
-        "write",
         "write_paused",
     )
 
@@ -132,7 +132,7 @@ class ClientConnection(asyncio.Protocol):
         self._reading_paused = False
         self._phase = _IDLE
         self._deadline = _NEVER  # of the phase, or for the client to read something
-        self.write: Callable[[bytes], None]  # sends bytes of a response: the transport's, for the asking
+        self._pending = b""  # a whole answer that is to be sent at the end of this turn
         self.write_paused = False
         """The client does not keep up with what is sent to it."""
         self._unsent = 0
@@ -143,7 +143,6 @@ class ClientConnection(asyncio.Protocol):
         """Begin."""
         gateway = self._gateway
         self._transport = transport  # type: ignore[assignment]
-        self.write = self._transport.write
         self._deadline = gateway.coarse_now + gateway.settings.idle_timeout
         gateway.connections.add(self)
         gateway.cells[Cell.CONNECTIONS] += 1
@@ -174,6 +173,8 @@ class ClientConnection(asyncio.Protocol):
         """Abort what is under way: like nginx, take the end of input for the end of the client."""
         if self._exchange is not None:
             self._transport.abort()
+        else:
+            self.flush()  # the transport is closed next
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Release everything."""
@@ -183,6 +184,7 @@ class ClientConnection(asyncio.Protocol):
         self._reader.close()
         self._reader.requests.clear()
         self._tunnel = None
+        self._pending = b""
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.cancel()
@@ -202,6 +204,28 @@ class ClientConnection(asyncio.Protocol):
             self._exchange.resume()
         else:
             self._advance()
+
+    # Writing.
+
+    def write(self, data: bytes) -> None:
+        """Send bytes of a response."""
+        if self._pending:
+            self.flush()
+        self._transport.write(data)
+
+    def write_whole(self, data: bytes) -> None:
+        """Send a whole answer, together with what else this turn of the loop has to send."""
+        if self._pending or len(data) > _MOST_PENDING:
+            self.write(data)
+        else:
+            self._pending = data
+            self._gateway.outbox.add(self)
+
+    def flush(self) -> None:
+        """Send the answer that is pending, if there is one."""
+        data, self._pending = self._pending, b""
+        if data:
+            self._transport.write(data)
 
     # Answering.
 
@@ -243,7 +267,7 @@ class ClientConnection(asyncio.Protocol):
         elif reader.in_body():
             self._phase = _BODY
             if reader.take_continue():
-                self._transport.write(CONTINUE)
+                self.write(CONTINUE)
         elif self._phase is _HEAD:
             return  # a head that drips does not move its own deadline
         else:
@@ -254,20 +278,19 @@ class ClientConnection(asyncio.Protocol):
 
     def _answer(self, request: Request, answer: Answer) -> None:
         close = not self.persists(request)
-        self._transport.write(
-            answer.render(date=self._gateway.date, close=close, head_only=request.head_only)
-        )
+        self.write(answer.render(date=self._gateway.date, close=close, head_only=request.head_only))
         if close:
             self._end()
 
     def _end_with(self, answer: Answer) -> None:
         """Send a refusal, and take and drop what the client still sends, so that it can read it."""
-        self._transport.write(answer.render(date=self._gateway.date, close=True))
+        self.write(answer.render(date=self._gateway.date, close=True))
         self._linger()
 
     def _linger(self) -> None:
         """Take and drop what the client still sends: were it left unread, its answer could be lost."""
         self.resume_reading()
+        self.flush()
         _end_output(self._transport)
         self._phase = _ENDING
         self._deadline = self._gateway.coarse_now + _LINGER
@@ -282,6 +305,7 @@ class ClientConnection(asyncio.Protocol):
             return
         self._phase = _ENDING
         self._deadline = self._gateway.coarse_now + self._gateway.settings.idle_timeout
+        self.flush()
         self._transport.close()
 
     def _take_upload(self, upload: Upload, data: bytes) -> None:
@@ -299,7 +323,7 @@ class ClientConnection(asyncio.Protocol):
         request = self._exchange.request
         assert request.upload is not None
         if request.expects_continue and request.upload.remaining == request.length:
-            self._transport.write(CONTINUE)
+            self.write(CONTINUE)
         # First: what is held may be more than the other end takes now, which pauses reading again, and once only.
         self.resume_reading()
         request.upload.attach(upstream)

@@ -13,6 +13,7 @@ import select
 from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
+    from shoal.gateway.outbox import Outbox
     from shoal.gateway.upstream import UpstreamConnection
 
 PAUSE = 0.001
@@ -43,12 +44,16 @@ class CoalescedReads:
     What it reads takes the way it takes from a transport, by TLS if there is some and to
     `UpstreamConnection.data_received`. Everything else remains the transport's business: a connection that ends, or has
     much to say at once, is given back to it.
+
+    Args:
+        outbox: of what waits to be sent; it does not wait for a reading too.
     """
 
-    __slots__ = ("_connections", "_epoll", "_loop", "_readings", "_ready", "_rest", "_resting")
+    __slots__ = ("_connections", "_epoll", "_loop", "_outbox", "_readings", "_ready", "_rest", "_resting")
 
-    def __init__(self) -> None:
+    def __init__(self, outbox: Outbox) -> None:
         self._loop = asyncio.get_running_loop()
+        self._outbox = outbox
         self._connections: dict[int, UpstreamConnection] = {}  # by descriptor
         self._epoll: select.epoll | None = None  # while they are read together
         self._resting = False  # it was not worth it just now
@@ -110,6 +115,7 @@ class CoalescedReads:
             self._begin()
 
     def _read(self, epoll: select.epoll) -> None:
+        self._outbox.flush()
         ready = epoll.poll(0, _AT_ONCE)
         connections = self._connections
         for fd, _ in ready:

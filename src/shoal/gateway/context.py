@@ -23,6 +23,7 @@ from shoal.gateway.heads import KnownRequests
 from shoal.gateway.inspect import RoutingFields, decode_fields
 from shoal.gateway.key_cells import KeyCells
 from shoal.gateway.messages import Report, WorkerNotice, WorkerSettings
+from shoal.gateway.outbox import Outbox
 from shoal.gateway.pool import Counts, Pool
 from shoal.gateway.prompts import prompt_fields
 from shoal.gateway.trace import Traces
@@ -233,7 +234,8 @@ class Gateway:
         self.fields_of: Callable[[bytes], RoutingFields] = decode_fields
         """Decodes the routing fields of a JSON body, with the prompt if policies need it."""
         self.heads = KnownRequests(settings)
-        self.reads = CoalescedReads()
+        self.outbox = Outbox()
+        self.reads = CoalescedReads(self.outbox)
         self.traces = Traces(settings, report)
         self.curious = settings.allow_override or self.traces.watching
         """More is to be found out about each request than its routing fields."""

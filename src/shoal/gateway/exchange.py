@@ -290,7 +290,7 @@ class Exchange:
         count_whole(gateway.outcomes, self._block, took)
         if special or took > gateway.traces.slow:
             self._remember(200, took)
-        client.write(data)
+        client.write_whole(data)
         if self.owner is not None:
             self._charge(last_usage(body))
         client.finished(request)
@@ -382,7 +382,7 @@ class Exchange:
                 return
             self._status = status
             self._sent = len(held)
-            self.client.write(held)
+            self.client.write_whole(held)
         self._complete()
 
     def _complete(self) -> None:

@@ -52,6 +52,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_keep_alive",
         "_parser",
         "_paused",
+        "_pending",
         "_remaining",
         "alive",
         "exchange",
@@ -93,6 +94,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._remaining = 0
         self._keep_alive = False
         self._paused = False
+        self._pending: tuple[bytes, bytes] | None = None  # a request to be sent at the end of this turn
 
     def send(self, exchange: Exchange, head: bytes, body: bytes) -> None:
         """Carry `exchange`: send its request; the response, or its failure, is told to it."""
@@ -100,6 +102,18 @@ class UpstreamConnection(asyncio.Protocol):
         self._begun = self._ended = 0
         self._in_body = self._between = False
         self.on_chunk = None
+        self._pending = head, body
+        if exchange.request.upload is None:
+            exchange.gateway.outbox.add(self)
+        else:
+            self.flush()  # the body follows by another way
+
+    def flush(self) -> None:
+        """Send the request that is pending, if there is one."""
+        if self._pending is None:
+            return
+        head, body = self._pending
+        self._pending = None
         if len(body) < _JOINED:
             self.transport.write(head + _HEAD_END + body)
         else:
@@ -117,7 +131,7 @@ class UpstreamConnection(asyncio.Protocol):
     def close(self) -> None:
         """Close at once. The engine sees its client go away and aborts the request, if one is running."""
         self.alive = False
-        self.exchange = self.on_chunk = None
+        self.exchange = self.on_chunk = self._pending = None
         self._read_alone()
         self.transport.abort()
 
@@ -168,6 +182,9 @@ class UpstreamConnection(asyncio.Protocol):
             self.pool.forget(self)
             self.close()
             return
+        if self._pending is not None:
+            self._fail_early(exchange)
+            return
         if self._between and self.on_chunk is not None and self.on_chunk(data):
             return  # llhttp stays where it is
         if exchange.request.plain and not self._begun and not self._head and self._take_known(exchange, data):
@@ -202,7 +219,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.alive = False
         self._read_alone()
         exchange, self.exchange = self.exchange, None
-        self.on_chunk = None
+        self.on_chunk = self._pending = None
         if exchange is None:
             self.pool.forget(self)
         elif self._in_body:
@@ -228,6 +245,14 @@ class UpstreamConnection(asyncio.Protocol):
             self.exchange.client.resume_reading()
 
     # The response.
+
+    def _fail_early(self, exchange: Exchange) -> None:
+        """Something has come before the request was sent, so it is no answer to that."""
+        if self.reused:  # it may say why the engine ends a connection that has been idle
+            self.close()
+            exchange.on_stale()
+        else:
+            self._fail("it spoke before it was asked")
 
     def _take_known(self, exchange: Exchange, data: bytes) -> bool:
         """Pass `data` on if they are a whole response, and nothing else, whose head is known. Return whether they are.

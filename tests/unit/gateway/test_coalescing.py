@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 import re
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
 
 from shoal.gateway import coalescing
 from shoal.gateway.coalescing import MANY, CoalescedReads
+from shoal.gateway.outbox import Outbox
 from shoal.gateway.upstream import UpstreamConnection
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -148,6 +150,25 @@ async def test_connections_are_used_again_afterwards(stage, together):
     await stage.until(lambda: not idle(stage))  # its transport sees it end
 
 
+async def test_what_is_to_be_sent_does_not_wait_for_a_reading(stage, together, monkeypatch):
+    speakers, clients = await begin(stage, 2)
+    log: list[str] = []
+    for name, owner, method in ("sent", Outbox, "flush"), ("read", UpstreamConnection, "data_received"):
+        monkeypatch.setattr(owner, method, _noting(log, name, getattr(owner, method)))
+    await speakers.say(1)
+    await until_heard(clients, 1)
+    assert log[log.index("read") - 1] == "sent"
+    speakers.ended.set()
+
+
+def _noting(log: list[str], name: str, call: Callable[..., None]) -> Callable[..., None]:
+    def note(*arguments: object) -> None:
+        log.append(name)
+        call(*arguments)
+
+    return note
+
+
 async def test_an_event_in_parts_is_put_together(stage, together):
     speakers, (client,) = await begin(stage, 1)
     (connection,) = speakers.connections
@@ -273,7 +294,7 @@ async def test_tls_of_which_only_the_inside_is_known_is_left_to_its_transport(st
     """That of external engines, which asyncio makes together with the connection."""
     connection = UpstreamConnection(None)  # type: ignore[arg-type]
     connection.connection_made(SimpleNamespace(get_extra_info={"sslcontext": object()}.get))  # type: ignore[arg-type]
-    reads = CoalescedReads()
+    reads = CoalescedReads(Outbox())
     reads.add(connection)
     assert connection.reads is None
     assert not reads.active

@@ -315,6 +315,7 @@ class Exchange:
 
     def __init__(self, upstream: UpstreamConnection) -> None:
         self.request = Request(b"POST", b"/", b"", 0, False, False, True, False, False)
+        self.gateway = SimpleNamespace(outbox=SimpleNamespace(add=UpstreamConnection.flush))
         self.upstream = upstream
         self.rest = Dechunker()
         self.content = b""

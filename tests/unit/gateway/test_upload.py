@@ -27,10 +27,11 @@ def head(size: int, extra: str = "") -> bytes:
 
 
 class Sink:
-    """A control app that counts what comes, answers when all is there, or at once."""
+    """A control app that counts what comes, answers when all is there, or at once, in so many pieces."""
 
-    def __init__(self, *, gate: asyncio.Event | None = None) -> None:
+    def __init__(self, *, gate: asyncio.Event | None = None, pieces: int = 1) -> None:
         self.received = 0
+        self.pieces = pieces
         self.heads: list[bytes] = []
         self.gate = gate
 
@@ -42,7 +43,11 @@ class Sink:
         request = await reader.readuntil(b"\r\n\r\n")
         self.heads.append(request)
         if self.early:
-            writer.write(self.early)
+            length = -(-len(self.early) // self.pieces)
+            for start in range(0, len(self.early), length):
+                if start:
+                    await asyncio.sleep(0.02)
+                writer.write(self.early[start : start + length])
             writer.close()
             return
         if self.gate is not None:
@@ -120,9 +125,10 @@ async def test_only_files_may_be_larger_than_a_body(stage):
     assert (await stage.request(head(1001).replace(b"/v1/files", b"/v1/batches"))).status == 413
 
 
-async def test_an_early_answer_reaches_a_client_that_still_sends(stage):
-    body = b'{"error":{}}'
-    sink = Sink()
+@pytest.mark.parametrize("pieces", [1, 2])
+async def test_an_early_answer_reaches_a_client_that_still_sends(stage, pieces):
+    body = b'{"error":{"message":"%b"}}' % (b"x" * 400)
+    sink = Sink(pieces=pieces)
     early = b"HTTP/1.1 507 Insufficient Storage\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b"
     await sink.start(stage.control, early % (len(body), body))
     await stage.open()
