@@ -68,10 +68,30 @@ class Plan:
 
 
 FULL = Plan(
-    3, 3, many=1.0, one=0.7, some=0.7, large=2.0, paced=5.0, unpaced=2000, holds=3, limit=10.0, spare=900.0
+    3,
+    slices=3,
+    many=1.0,
+    one=0.7,
+    some=0.7,
+    large=2.0,
+    paced=5.0,
+    unpaced=2000,
+    holds=3,
+    limit=10.0,
+    spare=900.0,
 )
 QUICK = Plan(
-    3, 3, many=0.7, one=0.3, some=0.3, large=1.0, paced=2.2, unpaced=1000, holds=1, limit=8.0, spare=15.0
+    3,
+    slices=3,
+    many=0.7,
+    one=0.3,
+    some=0.3,
+    large=1.0,
+    paced=2.2,
+    unpaced=1000,
+    holds=1,
+    limit=8.0,
+    spare=15.0,
 )
 
 

@@ -112,6 +112,12 @@ def machine_sentence(machine: Mapping[str, Any]) -> str:
     )
 
 
+def samples_sentence(document: Mapping[str, Any]) -> str:
+    """Say of how many samples there are medians."""
+    repeats = document["repeats"]
+    return f"Medians of {repeats} interleaved repeats ({repeats * document['slices']} for requests of 1 KB)"
+
+
 def disturbance(others: float) -> str | None:
     """Return a warning when other processes kept `others` cores busy meanwhile."""
     if others < _DISTURBED:
@@ -159,12 +165,7 @@ def markdown(rows: Sequence[Row], verdicts: Sequence[Verdict], document: Mapping
     """Return the results as Markdown."""
     measured = [row for row in rows if row.samples]
     lines = [f"Measured {document['date']} on: {machine_sentence(document['machine'])}.", ""]
-    repeats = document["repeats"]
-    lines += [
-        f"Medians of {repeats} interleaved repeats ({repeats * document['slices']} for requests of 1 KB), least and "
-        "greatest in brackets.",
-        "",
-    ]
+    lines += [f"{samples_sentence(document)}, least and greatest in brackets.", ""]
     lines += [*_markdown_table(measured, REQUESTS), "", *_markdown_table(measured, STREAMS), ""]
     titles = [title.replace("\n", ", ") for title in COMPARED]
     lines += [f"| medians | {' | '.join(titles)} |", f"|---|{'---:|' * len(titles)}"]

@@ -34,7 +34,7 @@ from benchmarks.gateway.load import API_KEY, Load, LoadError
 from benchmarks.gateway.measure import FULL, QUICK, Bench, Plan, Subject, take
 from benchmarks.gateway.peers import Kind, Site, nginx
 from benchmarks.gateway.processes import Command, Running
-from benchmarks.gateway.report import disturbance, machine_sentence
+from benchmarks.gateway.report import disturbance, machine_sentence, samples_sentence
 from benchmarks.gateway.results import (
     CPU_EVENT,
     CPU_LARGE,
@@ -207,6 +207,7 @@ def run(plan: Plan, console: Console) -> dict[str, Any]:
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "machine": machine.describe() | {"placement": placement.sentence},
         "repeats": plan.repeats,
+        "slices": plan.slices,
         "others": sum(bench.others) / max(1, len(bench.others)),
     }
 
@@ -235,7 +236,7 @@ def markdown(results: dict[str, Any]) -> str:
     titles = [metric.title.replace("\n", ", ") for metric in COLUMNS]
     lines = [
         f"Measured {results['date']} on: {machine_sentence(results['machine'])}. Shoal {shoal.__version__} (one "
-        f"gateway worker), nginx {results['nginx']}. Medians of {results['repeats']} interleaved repeats.",
+        f"gateway worker), nginx {results['nginx']}. {samples_sentence(results)}.",
         "",
         f"| | {' | '.join(titles)} |",
         f"|---|{'---:|' * len(titles)}",

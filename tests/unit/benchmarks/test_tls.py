@@ -68,6 +68,7 @@ def test_the_table_shows_what_tls_adds() -> None:
             "date": "2026-11-25",
             "machine": machine,
             "repeats": 3,
+            "slices": 2,
             "others": 0.0,
         }
     )

@@ -95,7 +95,7 @@ async def test_one_that_fails_holds_up_no_other():
     assert [str(error) for error in caught] == ["no"]
 
 
-async def test_all_that_the_loop_finds_to_read_is_read_before_anything_is_sent():
+async def test_all_that_the_loop_finds_to_read_is_read_before_anything_is_sent(stage):
     loop = asyncio.get_running_loop()
     outbox, log = Outbox(), []
     pairs = [socket.socketpair() for _ in range(3)]
@@ -108,7 +108,7 @@ async def test_all_that_the_loop_finds_to_read_is_read_before_anything_is_sent()
     for ours, theirs in pairs:
         loop.add_reader(ours, read, ours)
         theirs.send(b"x")
-    await asyncio.sleep(0.05)
+    await stage.until(lambda: len(log) == 2 * len(pairs))
     for ends in pairs:
         for end in ends:
             end.close()
